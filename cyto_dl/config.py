@@ -1,0 +1,158 @@
+"""Hydra configurations: find them, compose them, turn them into plain values and into objects.
+
+    configs/*.yaml + overrides --compose--> DictConfig --plain--> dict (resolved, without `_aux`) --instantiate--> objects
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cyto_dl.errors import ConfigError, CytoDLError, list_problems
+
+logger = logging.getLogger(__name__)
+
+_PACKAGE = Path(__file__).resolve().parent
+# In a wheel the configurations lie inside the package; in a checkout they stand at the top of the repository.
+CONFIG_DIR = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
+
+AUXILIARY = "_aux"
+
+
+def launch(task: Callable[[dict[str, Any]], Any], config_name: str) -> None:
+    """Run `task` on the configuration that the command line asks for, with hydra's flags and multirun.
+
+    `sys.argv` holds hydra overrides and flags (`--config-dir`, `-m`, `--cfg job`, ...). A CytoDLError or a
+    mistake in the configuration ends the process with one message and the error's exit code.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    def run(config: DictConfig) -> Any:
+        return task(plain(config))
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra raises instead of printing, so that the exit code is ours
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(run)()
+    except CytoDLError as error:
+        exit_with(error)
+    except (HydraException, OmegaConfBaseException) as error:
+        exit_with(_config_error(error))
+
+
+def exit_with(error: CytoDLError) -> None:
+    """Print an error as one message on stderr and end the process with its exit code."""
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    raise SystemExit(error.exit_code)
+
+
+def compose_experiment(
+    overrides: Sequence[str], *, output_dir: str | os.PathLike[str], config_name: str = "train.yaml"
+) -> dict[str, Any]:
+    """The plain configuration that `overrides` describe, as `python cyto_dl/train.py OVERRIDES...` would see it.
+
+    Args:
+        overrides: As on the command line, e.g. ["experiment=im2im/segmentation", "trainer.max_epochs=2"].
+        output_dir: The run's folder (hydra makes it on the command line; here the caller says).
+        config_name: "train.yaml" or "eval.yaml".
+
+    Raises:
+        ConfigError: An unknown experiment or key, a value that is missing.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    folder = f"'{Path(output_dir).resolve()}'"  # quoted for hydra's grammar: a path may hold "=" or spaces
+    try:
+        with initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3"):
+            return plain(compose(config_name, overrides=[*overrides, f"paths.output_dir={folder}"]))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _config_error(error) from error
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """The configuration as plain dicts and lists: interpolations resolved, every `_aux` removed.
+
+    Raises:
+        ConfigError: Values that the experiment must give (`???`) are missing; all of them are named.
+    """
+    from omegaconf import OmegaConf
+
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(
+            f"the experiment does not say:\n{list_problems(missing)}\n"
+            "Set each in the experiment's file or on the command line, e.g. data.path=my_images.csv."
+        )
+    resolved = _without_auxiliary(OmegaConf.to_container(config, resolve=True))
+    assert isinstance(resolved, dict)
+    return resolved
+
+
+def instantiate(node: Any, key: str, **arguments: Any) -> Any:
+    """The object that a configuration node describes; containers inside arrive as plain dicts and lists.
+
+    Args:
+        node: A mapping with `_target_`.
+        key: Where the node stands in the experiment, for messages, e.g. "model".
+        arguments: Further keyword arguments for the target.
+
+    Raises:
+        ConfigError: The target does not exist or does not take these arguments; names the key.
+    """
+    import hydra.utils
+    from hydra.errors import HydraException
+
+    try:
+        return hydra.utils.instantiate(node, _convert_="all", **arguments)
+    except HydraException as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, CytoDLError):
+                raise cause from error
+            cause = cause.__cause__
+        raise ConfigError(f"{key}: {_located(str(error), key)}") from error
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots: {"data": {"seed": 1}} -> {"data.seed": 1}. Lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def experiments() -> list[str]:
+    """Names of the shipped experiments, as `experiment=` takes them."""
+    folder = CONFIG_DIR / "experiment"
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+
+
+def _without_auxiliary(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _without_auxiliary(value) for key, value in node.items() if key != AUXILIARY}
+    if isinstance(node, list):
+        return [_without_auxiliary(value) for value in node]
+    return node
+
+
+def _located(message: str, key: str) -> str:
+    """Hydra's message on one line, its `full_key` made relative to the whole experiment."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    where = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
+    text = " ".join(line for line in lines if not line.startswith("full_key: "))
+    return f"{text} (at {key}.{where[0]})" if where else text
+
+
+def _config_error(error: Exception) -> ConfigError:
+    message = str(error).split("\nSet the environment variable")[0]
+    cause = f" {error.__cause__}" if error.__cause__ is not None and str(error.__cause__) not in message else ""
+    return ConfigError(f"{message.strip()}{cause}")
