@@ -1,0 +1,58 @@
+"""Fixtures that tests of several rooms share: images of blobs with known masks, manifests that list them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+PIXELS = {2: (64, 64), 3: (16, 32, 32)}  # as small as a U-Net with two halvings and a patch of half the size allow
+
+
+@pytest.fixture(autouse=True)
+def environment_without_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own MLflow and S3 settings must neither help nor break a test."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def blobs() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Makes an image of bright balls in noise, (Z)YX uint16, and its labels, (Z)YX uint16 (0 is background)."""
+
+    def make(spatial_dims: int = 2, *, seed: int = 0, num_blobs: int = 4) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        shape = PIXELS[spatial_dims]
+        grid = np.stack(np.meshgrid(*(np.arange(size) for size in shape), indexing="ij"))
+        labels = np.zeros(shape, np.uint16)
+        for label in range(1, num_blobs + 1):
+            center = np.array([rng.integers(size // 4, 3 * size // 4 + 1) for size in shape])
+            radius = rng.integers(min(shape) // 6, min(shape) // 4 + 1)
+            distance = np.linalg.norm(grid - center.reshape(-1, *[1] * spatial_dims), axis=0)
+            labels[(distance <= radius) & (labels == 0)] = label
+        raw = rng.normal(200, 20, shape) + 600 * (labels > 0)
+        return raw.astype(np.uint16), labels
+
+    return make
+
+
+@pytest.fixture
+def manifest_folder(tmp_path: Path, blobs: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Callable[..., Path]:
+    """Writes images of blobs and `manifest.csv` (columns raw, seg, split); returns the folder that holds them."""
+
+    def make(spatial_dims: int = 2, *, train: int = 2, valid: int = 1, test: int = 1) -> Path:
+        folder = tmp_path / f"blobs_{spatial_dims}d"
+        folder.mkdir()
+        rows = []
+        for index, split in enumerate(["train"] * train + ["valid"] * valid + ["test"] * test):
+            raw, labels = blobs(spatial_dims, seed=index)
+            axes = {"axes": "ZYX"[-spatial_dims:]}
+            tifffile.imwrite(folder / f"raw_{index}.tif", raw, metadata=axes)
+            tifffile.imwrite(folder / f"seg_{index}.tif", labels, metadata=axes)
+            rows.append({"raw": f"raw_{index}.tif", "seg": f"seg_{index}.tif", "split": split})
+        pd.DataFrame(rows).to_csv(folder / "manifest.csv", index=False)
+        return folder
+
+    return make
