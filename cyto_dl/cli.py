@@ -1,0 +1,129 @@
+"""The `cyto-dl` command:  cyto-dl train | eval | predict | export | inspect | doctor
+
+Heavy libraries are imported by the command that needs them, so that --help answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from cyto_dl import __version__
+from cyto_dl.config import exit_with
+from cyto_dl.errors import ConfigError, CytoDLError, ImageError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; an error that CytoDL explains ends the process with its exit code, without a traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] in (["train"], ["eval"]):
+        _run_hydra(given[0], given[1:])
+        return
+    options = _parser().parse_args(given)
+    try:
+        options.run(options)
+    except CytoDLError as error:
+        exit_with(error)
+
+
+def _run_hydra(command: str, overrides: list[str]) -> None:
+    """Hydra reads its overrides and flags from sys.argv."""
+    sys.argv = [f"cyto-dl {command}", *overrides]
+    if command == "train":
+        from cyto_dl.train import main as entry
+    else:
+        from cyto_dl.eval import main as entry
+    entry()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cyto-dl", description="From microscope images to a prediction service.")
+    parser.add_argument("--version", action="version", version=f"cyto-dl {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands.add_parser("train", help="train an experiment: cyto-dl train experiment=im2im/segmentation trainer=cpu")
+    commands.add_parser("eval", help="evaluate a checkpoint: cyto-dl eval experiment=... ckpt_path=...")
+    _add_predict(commands)
+    _add_export(commands)
+    inspect = commands.add_parser("inspect", help="show what a bundle is: inputs, outputs, metrics, provenance")
+    inspect.add_argument("bundle", help="folder of a bundle, local or s3://")
+    inspect.set_defaults(run=_inspect)
+    doctor = commands.add_parser("doctor", help="show what of the environment is there: GPU, MLflow, S3, versions")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    predict = commands.add_parser("predict", help="predict images with a bundle")
+    predict.add_argument("bundle", help="folder of a bundle, local or s3://")
+    predict.add_argument("images", nargs="*", help="image files")
+    predict.add_argument("--manifest", help="a .csv or .parquet with a column of images")
+    predict.add_argument("--column", help="that column (default: the name of the bundle's input)")
+    predict.add_argument("--output", default="predictions", help="folder for the images and predictions.csv")
+    predict.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
+    _add_allow_target(predict)
+    predict.set_defaults(run=_predict)
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    export = commands.add_parser("export", help="export a checkpoint as a bundle")
+    export.add_argument("checkpoint", help="a .ckpt, or the folder of a run (its best checkpoint)")
+    export.add_argument("--output", required=True, help="folder of the new bundle")
+    export.add_argument("--name", help="name of the model (default: the run's name)")
+    _add_allow_target(export)
+    export.set_defaults(run=_export)
+
+
+def _add_allow_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-target",
+        action="append",
+        default=[],
+        metavar="MODULE.NAME",
+        help="code of your own that the model may use, by its exact dotted name; may be repeated",
+    )
+
+
+def _predict(options: argparse.Namespace) -> None:
+    """Every image that can be predicted is; those that cannot are rows of predictions.csv, and the exit code is 2."""
+    if bool(options.images) == bool(options.manifest):
+        raise ConfigError("give image files or --manifest, one of the two: cyto-dl predict BUNDLE image.tif ...")
+    from cyto_dl.bundle import load_bundle
+    from cyto_dl.inference import predict_images
+
+    predictor = load_bundle(options.bundle, allow=tuple(options.allow_target), device=options.device)
+    paths = options.images or _column(options.manifest, options.column or predictor.input.name)
+    table = predict_images(predictor, paths, options.output)
+    failed = table[table["status"] != "ok"]
+    print(f"{len(table) - len(failed)} of {len(table)} images predicted into {options.output}/ (predictions.csv)")
+    if len(failed):
+        raise ImageError(f"{len(failed)} images failed, the first: {failed['error'].iloc[0]}")
+
+
+def _column(manifest: str, column: str) -> list[str]:
+    from cyto_dl.data.manifest import read_column
+
+    return read_column(manifest, column)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from cyto_dl.bundle import card_text, export_bundle
+
+    bundle = export_bundle(
+        options.checkpoint, options.output, name=options.name, allow=tuple(options.allow_target)
+    )
+    print(card_text(bundle))
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from cyto_dl.bundle import card_text
+
+    print(card_text(options.bundle))
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from cyto_dl.doctor import report
+
+    report()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Train a model:  python cyto_dl/train.py experiment=im2im/segmentation trainer=cpu
+
+    experiment --hydra--> plain config --instantiate--> data module, model, callbacks, loggers, trainer
+        --fit (or go on where a killed run stopped)--> checkpoints/best.ckpt --evaluate--> test metrics
+"""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # started as a script: find the package beside this file's folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from cyto_dl.config import compose_experiment, experiments, flatten, instantiate, launch
+from cyto_dl.errors import ConfigError, list_problems
+from cyto_dl.storage import atomic_path
+
+if TYPE_CHECKING:
+    from lightning import LightningDataModule, LightningModule, Trainer
+    from lightning.pytorch.loggers import Logger
+
+logger = logging.getLogger(__name__)
+
+# A resumed run may change these: they decide how fast it goes and how long, not what it learns.
+_FREE_ON_RESUME = (
+    "data.path",
+    "data.cache_dir",
+    "data.num_workers",
+    "data.pin_memory",
+    "data.persistent_workers",
+    "data.prefetch_factor",
+    "model.lr_scheduler",  # its state comes from the checkpoint; its configuration often follows trainer.max_epochs
+)
+
+
+def train(config: dict[str, Any]) -> dict[str, float]:
+    """Train what a resolved experiment describes, and evaluate its best checkpoint on the split `test`.
+
+    The run's folder, `paths.output_dir`, receives config.yaml, checkpoints/{best,last}.ckpt, previews/ and what the
+    loggers write. If it already holds the last checkpoint of the same experiment, the run goes on from there.
+
+    Args:
+        config: From `cyto_dl.config.compose_experiment`, or `cyto_dl.config.plain` of a hydra configuration.
+
+    Returns:
+        Every logged metric by name, e.g. "valid/seg/dice", "test/seg/dice".
+
+    Raises:
+        ConfigError: The experiment is wrong, or the folder holds a run of another experiment.
+        ManifestError, ImageError: The data is wrong.
+        StorageError: MLflow cannot be reached.
+        TrainingError: The loss is not finite.
+    """
+    check(config)
+    output_dir = Path(config["paths"]["output_dir"])
+    checkpoint = _checkpoint_to_resume(config, output_dir)
+    _write_config(config, output_dir)
+    _prepare_process(config)
+
+    datamodule = instantiate(config["data"], "data", _recursive_=False)
+    model = instantiate(config["model"], "model")
+    loggers = [instantiate(node, f"logger.{name}") for name, node in (config["logger"] or {}).items()]
+    trainer = build_trainer(config, loggers)
+    for each in loggers:
+        each.log_hyperparams(flatten({**config, "model/parameters": _count_parameters(model)}))
+
+    metrics: dict[str, float] = {}
+    if config["train"]:
+        logger.info("training in %s%s", output_dir, f", going on from {checkpoint}" if checkpoint else "")
+        trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if config["test"] and trainer.is_global_zero:
+        metrics |= _test(config, output_dir, datamodule, loggers)
+    return metrics
+
+
+def train_experiment(
+    experiment: str, overrides: Sequence[str], *, manifest: str, output_dir: str | Path
+) -> dict[str, float]:
+    """Train a shipped experiment on a manifest, as a pipeline step does.
+
+    Args:
+        experiment: E.g. "im2im/segmentation".
+        overrides: Hydra overrides, e.g. ["trainer=gpu", "trainer.max_epochs=50"]; they win over the rest.
+        manifest: A .csv or .parquet with a column `split`.
+        output_dir: The run's folder.
+    """
+    given = [f"experiment={experiment}", f"data.path='{manifest}'", *overrides]
+    return train(compose_experiment(given, output_dir=output_dir))
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse an experiment that cannot work, all problems at once.
+
+    Raises:
+        ConfigError: Lists what is missing or wrong, by key.
+    """
+    if not config.get("data") or not config.get("model"):
+        raise ConfigError(
+            "no experiment is chosen: add experiment=NAME, where NAME is one of "
+            f"{', '.join(experiments())}, or a file of your own in --config-dir DIR (DIR/experiment/NAME.yaml)."
+        )
+    problems = []
+    for group in ("data", "model", "trainer"):
+        if "_target_" not in (config.get(group) or {}):
+            problems.append(f"{group}._target_: the class to build is missing")
+    model = config["model"]
+    for key in ("optimizer", "lr_scheduler"):
+        if key in model and not (model[key] or {}).get("generator"):
+            problems.append(f"model.{key}.generator: required, e.g. {{_target_: ..., _partial_: true}}")
+    for name, task in (model.get("task_heads") or {}).items():
+        problems += [f"model.task_heads.{name}.{part}: required" for part in ("head", "loss") if not task.get(part)]
+        if name not in config["data"].get("columns", {name: None}):
+            problems.append(f"data.columns: no column is named for the head '{name}', e.g. {{{name}: my_column}}")
+    if problems:
+        raise ConfigError(f"the experiment is wrong:\n{list_problems(problems)}")
+
+
+def build_trainer(config: Mapping[str, Any], loggers: "Sequence[Logger]") -> "Trainer":
+    """Lightning's Trainer with the configured callbacks, and those that make a run resumable."""
+    from cyto_dl.callbacks import AtomicCheckpointIO, EmbedConfig, RandomStates
+
+    callbacks = [instantiate(node, f"callbacks.{name}") for name, node in (config["callbacks"] or {}).items() if node]
+    callbacks += [EmbedConfig(dict(config)), RandomStates()]
+    trainer: Trainer = instantiate(
+        config["trainer"],
+        "trainer",
+        callbacks=callbacks,
+        logger=list(loggers) or False,
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=any("ModelCheckpoint" in type(callback).__name__ for callback in callbacks),
+    )
+    return trainer
+
+
+def _prepare_process(config: Mapping[str, Any]) -> None:
+    import lightning
+    import torch
+
+    lightning.seed_everything(config["seed"], workers=True, verbose=False)
+    torch.set_float32_matmul_precision(config["extras"]["matmul_precision"])
+
+
+def _checkpoint_to_resume(config: Mapping[str, Any], output_dir: Path) -> str | None:
+    """The checkpoint to go on from: the one asked for, else the last one of this run folder."""
+    if config["ckpt_path"]:
+        if not Path(config["ckpt_path"]).is_file():
+            raise ConfigError(f"ckpt_path: {config['ckpt_path']} does not exist.")
+        return str(config["ckpt_path"])
+    last = output_dir / "checkpoints" / "last.ckpt"
+    if not config["resume"] or not last.is_file():
+        return None
+    _check_same_experiment(config, last)
+    return str(last)
+
+
+def _check_same_experiment(config: Mapping[str, Any], checkpoint: Path) -> None:
+    from cyto_dl.callbacks import read_checkpoint
+
+    before = _learning(read_checkpoint(checkpoint)["config"])
+    now = _learning(config)
+    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    if changed:
+        lines = [f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in changed]
+        raise ConfigError(
+            f"{checkpoint.parent.parent} holds a run of another experiment:\n{list_problems(lines)}\n"
+            "Choose another run_name to start a new run beside it, resume=false to start over in the same folder, "
+            "or the same values to go on with it."
+        )
+
+
+def _learning(config: Mapping[str, Any]) -> dict[str, Any]:
+    flat = flatten({key: config.get(key) for key in ("data", "model", "seed")})
+    return {key: value for key, value in flat.items() if not key.startswith(_FREE_ON_RESUME)}
+
+
+def _write_config(config: Mapping[str, Any], output_dir: Path) -> None:
+    """Save the resolved experiment beside the run, and show it as a tree."""
+    with atomic_path(output_dir / "config.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    if config["extras"]["print_config"]:
+        print_tree(config)
+
+
+def print_tree(config: Mapping[str, Any]) -> None:
+    """Show an experiment as a tree on the terminal, one branch a group."""
+    import rich
+    from rich.syntax import Syntax
+    from rich.tree import Tree
+
+    tree = Tree("experiment", style="dim", guide_style="dim")
+    groups = {key: value for key, value in config.items() if isinstance(value, Mapping)}
+    plain_values = {key: value for key, value in config.items() if key not in groups}
+    for name, group in [("", plain_values), *groups.items()]:
+        branch = tree.add(name, style="dim", guide_style="dim") if name else tree
+        branch.add(Syntax(yaml.safe_dump(dict(group), sort_keys=False).strip(), "yaml", background_color="default"))
+    rich.print(tree)
+
+
+def _count_parameters(model: "LightningModule") -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _test(
+    config: dict[str, Any], output_dir: Path, datamodule: "LightningDataModule", loggers: "Sequence[Logger]"
+) -> dict[str, float]:
+    """Evaluate the best checkpoint as it would be served; nothing to do when no image has the split `test`."""
+    from cyto_dl.eval import evaluate_checkpoint
+
+    if not datamodule.rows.get("test"):
+        logger.warning("no image has the split 'test': the model is not evaluated")
+        return {}
+    metrics = evaluate_checkpoint(config, output_dir, split="test", output_dir=output_dir / "test")
+    for each in loggers:
+        each.log_metrics(metrics)
+    return metrics
+
+
+def main() -> None:
+    """Entry point of `python cyto_dl/train.py` and `cyto-dl train`."""
+
+    def task(config: dict[str, Any]) -> float | None:
+        return train(config).get(config["optimized_metric"])
+
+    launch(task, "train.yaml")
+
+
+if __name__ == "__main__":
+    main()
