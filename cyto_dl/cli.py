@@ -107,9 +107,7 @@ def _column(manifest: str, column: str) -> list[str]:
 def _export(options: argparse.Namespace) -> None:
     from cyto_dl.bundle import card_text, export_bundle
 
-    bundle = export_bundle(
-        options.checkpoint, options.output, name=options.name, allow=tuple(options.allow_target)
-    )
+    bundle = export_bundle(options.checkpoint, options.output, name=options.name, allow=tuple(options.allow_target))
     print(card_text(bundle))
 
 

@@ -1,6 +1,6 @@
 """Hydra configurations: find them, compose them, turn them into plain values and into objects.
 
-    configs/*.yaml + overrides --compose--> DictConfig --plain--> dict (resolved, without `_aux`) --instantiate--> objects
+configs/*.yaml + overrides --compose--> DictConfig --plain--> dict (resolved, without `_aux`) --instantiate--> objects
 """
 
 import logging
@@ -46,7 +46,7 @@ def launch(task: Callable[[dict[str, Any]], Any], config_name: str) -> None:
 
 def exit_with(error: CytoDLError) -> None:
     """Print an error as one message on stderr and end the process with its exit code."""
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    sys.stderr.write(f"{type(error).__name__}: {error}\n")
     raise SystemExit(error.exit_code)
 
 

@@ -49,7 +49,9 @@ def _package(name: str) -> Finding:
     try:
         return Finding(name, True, version(name))
     except PackageNotFoundError:
-        return Finding(name, False, f"pip install 'cyto-dl[{_EXTRAS[name]}]'" if name in _EXTRAS else "pip install cyto-dl")
+        return Finding(
+            name, False, f"pip install 'cyto-dl[{_EXTRAS[name]}]'" if name in _EXTRAS else "pip install cyto-dl"
+        )
 
 
 def _gpu() -> Finding:

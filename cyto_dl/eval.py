@@ -1,7 +1,7 @@
 """Evaluate or use a checkpoint:  python cyto_dl/eval.py experiment=im2im/segmentation ckpt_path=logs/.../best.ckpt
 
-    checkpoint -> Predictor (the code that also serves) --test=true--> metrics.json, images.csv, report.html
-                                                        --test=false-> one image a head and row, predictions.csv
+checkpoint -> Predictor (the code that also serves) --test=true--> metrics.json, images.csv, report.html
+                                                    --test=false-> one image a head and row, predictions.csv
 """
 
 import sys

@@ -28,7 +28,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        temporary = scratch / target.name      # keeps the suffix, which writers choose their format by
+        temporary = scratch / target.name  # keeps the suffix, which writers choose their format by
         yield temporary
         if temporary.is_dir() and target.is_dir():
             os.replace(target, scratch / "replaced")

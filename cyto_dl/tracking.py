@@ -1,6 +1,6 @@
 """MLflow: one run for one training, also when the training is killed and goes on.
 
-    MLFLOW_RUN_ID (injected by an orchestrator), else <run folder>/mlflow.json (a run that goes on), else a new run
+MLFLOW_RUN_ID (injected by an orchestrator), else <run folder>/mlflow.json (a run that goes on), else a new run
 """
 
 import json

@@ -1,7 +1,7 @@
 """Train a model:  python cyto_dl/train.py experiment=im2im/segmentation trainer=cpu
 
-    experiment --hydra--> plain config --instantiate--> data module, model, callbacks, loggers, trainer
-        --fit (or go on where a killed run stopped)--> checkpoints/best.ckpt --evaluate--> test metrics
+experiment --hydra--> plain config --instantiate--> data module, model, callbacks, loggers, trainer
+    --fit (or go on where a killed run stopped)--> checkpoints/best.ckpt --evaluate--> test metrics
 """
 
 import sys
