@@ -1,0 +1,5 @@
+"""Networks with one head per task, and the Lightning modules that train them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

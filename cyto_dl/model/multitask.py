@@ -1,0 +1,185 @@
+"""One backbone, any number of heads, each with its own loss and metrics: from images to images.
+
+    source -> backbone -> heads -> losses                              training, on patches
+    source -> sliding window(backbone -> heads) -> losses, metrics     validation and test, on whole images
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from cyto_dl.errors import ConfigError, TrainingError, list_problems
+from cyto_dl.inference.sliding_window import SlidingWindow
+from cyto_dl.model.network import TaskNetwork
+from cyto_dl.model.tasks import build_tasks
+from cyto_dl.model.utils.postprocessing import default_prediction, rescale
+
+Batch = Mapping[str, Any]
+
+# What torch says when an image does not suit a network, as opposed to being out of memory
+SHAPE_ERRORS = ("Sizes of tensors must match", "to have", "must match the size", "Kernel size can't be greater")
+
+
+class MultiTaskIm2Im(lightning.LightningModule):
+    """Train one network for several tasks that share a source image."""
+
+    def __init__(
+        self,
+        *,
+        x_key: str | None = None,
+        backbone: nn.Module | None = None,
+        task_heads: Mapping[str, Mapping[str, Any]] | None = None,
+        optimizer: Mapping[str, Any] | None = None,
+        lr_scheduler: Mapping[str, Any] | None = None,
+        postprocessing: Mapping[str, Mapping[str, Callable[..., Tensor]]] | None = None,
+        inference: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make the model of a configuration's `model` node.
+
+        Args:
+            x_key: Batch key of the source image.
+            backbone: B C (Z) Y X -> B n (Z) Y X.
+            task_heads: {name: {head, loss, metrics}}; the name is the batch key of the task's target.
+            optimizer: {"generator": partial of a torch optimizer}.
+            lr_scheduler: {"generator": partial of a scheduler, or {scheduler: partial, interval, monitor, ...}}.
+                ReduceLROnPlateau watches valid/loss unless a monitor is given.
+            postprocessing: {"input": {key: function}, "prediction": {task: function}}. An input without one is
+                drawn by `rescale`, a head by `default_prediction`.
+            inference: Arguments of SlidingWindow. None: the whole image in one window.
+
+        Raises:
+            ConfigError: What is missing or does not fit, all problems at once, by configuration key.
+        """
+        super().__init__()
+        arguments = {"x_key": x_key or None, "backbone": backbone, "task_heads": task_heads}
+        problems = [f"model.{key} is missing" for key, value in arguments.items() if value is None]
+        if backbone is not None and not isinstance(backbone, nn.Module):
+            problems.append(f"model.backbone is a {type(backbone).__name__}; it must be a torch.nn.Module")
+        problems += _generator_problems("optimizer", optimizer) + _generator_problems("lr_scheduler", lr_scheduler)
+        if problems or not (x_key and backbone is not None and task_heads is not None and optimizer and lr_scheduler):
+            raise ConfigError("the model cannot be built:\n" + list_problems(problems))
+        self.x_key = x_key
+        self.tasks = build_tasks(task_heads)
+        self.network = TaskNetwork(backbone, {name: task.head for name, task in self.tasks.items()})
+        # registered so that they follow the model to its device; metrics keep nothing in a checkpoint
+        self.losses = nn.ModuleDict({name: task.loss for name, task in self.tasks.items()})
+        self.metrics = nn.ModuleDict({name: nn.ModuleDict(task.metrics) for name, task in self.tasks.items()})
+        self.window = _window(inference)
+        self.postprocessing = self._postprocessing(postprocessing or {})
+        self._optimizer = optimizer["generator"]
+        self._lr_scheduler = lr_scheduler["generator"]
+
+    def forward(self, source_BCZYX: Tensor) -> dict[str, Tensor]:
+        """Logits per task for images that the network takes as they are, such as patches."""
+        try:
+            return self.network(source_BCZYX)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or not any(text in str(error) for text in SHAPE_ERRORS):
+                raise
+            raise ConfigError(
+                f"model.backbone cannot take an image of shape {tuple(source_BCZYX.shape)} (batch, channel, space): "
+                f"{error}. Choose sides that its strides divide (data.patch_shape in training, "
+                "model.inference.roi_size in validation) and the channels of the source (raw_im_channels)."
+            ) from error
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The sum of the heads' losses on a batch of patches."""
+        logits = self(batch[self.x_key])
+        loss = self._log_losses("train", logits, batch, check_targets=batch_idx == 0)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"train/loss is {loss.item()} at epoch {self.current_epoch}, batch {batch_idx}, of the images "
+                f"{', '.join(batch.get('path', ['(no paths)']))}. Look at these images, lower "
+                "model.optimizer.generator.lr, or set trainer.gradient_clip_val."
+            )
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, dict[str, Tensor]]:
+        """Losses and metrics on whole images; the logits, for previews."""
+        return self._evaluation_step("valid", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, dict[str, Tensor]]:
+        """As validation_step, on the test split."""
+        return self._evaluation_step("test", batch)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimizer of all trainable parameters and its schedule."""
+        optimizer = self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        settings = dict(self._lr_scheduler) if isinstance(self._lr_scheduler, Mapping) else {}
+        scheduler = settings.get("scheduler", self._lr_scheduler)(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            settings.setdefault("monitor", "valid/loss")
+        return {"optimizer": optimizer, "lr_scheduler": {**settings, "scheduler": scheduler}}
+
+    def _evaluation_step(self, split: str, batch: Batch) -> dict[str, dict[str, Tensor]]:
+        logits = self.window(batch[self.x_key], self.forward)
+        self._log_losses(split, logits, batch, check_targets=True)
+        for name, task in self.tasks.items():
+            task.update_metrics(logits[name], batch[name])
+            for metric_name, metric in task.metrics.items():
+                self.log(f"{split}/{name}/{metric_name}", metric, on_step=False, on_epoch=True)
+        return {"prediction": logits}
+
+    def _log_losses(self, split: str, logits: Mapping[str, Tensor], batch: Batch, *, check_targets: bool) -> Tensor:
+        losses = {}
+        for name, task in self.tasks.items():
+            if name not in batch:
+                raise ConfigError(
+                    f"model.task_heads.{name}: the batch has no target '{name}' (it has {', '.join(batch)}). "
+                    f"Map it to a column of the manifest: data.columns.{name}."
+                )
+            if check_targets:
+                task.check_target(logits[name], batch[name])
+            losses[name] = task.compute_loss(logits[name], batch[name])
+        total = torch.stack(list(losses.values())).sum()
+        values = {f"{split}/{name}/loss": loss.detach() for name, loss in losses.items()}
+        num_images = len(batch[self.x_key])
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=num_images, sync_dist=True)
+        self.log(
+            f"{split}/loss", total.detach(), on_step=False, on_epoch=True, batch_size=num_images, sync_dist=True,
+            prog_bar=True,
+        )
+        return total
+
+    def _postprocessing(
+        self, chosen: Mapping[str, Mapping[str, Callable[..., Tensor]]]
+    ) -> dict[str, dict[str, Callable[..., Tensor]]]:
+        """The functions of the configuration, and the defaults for what it does not name."""
+        defaults: dict[str, dict[str, Callable[..., Tensor]]] = {
+            "input": dict.fromkeys([self.x_key, *self.tasks], rescale),
+            "prediction": {name: default_prediction(task.activation) for name, task in self.tasks.items()},
+        }
+        unknown = [part for part in chosen if part not in defaults]
+        problems = [f"model.postprocessing.{part}: unknown, choose input or prediction" for part in unknown]
+        for part, known in defaults.items():
+            for key, function in (chosen.get(part) or {}).items():
+                if key not in known:
+                    problems.append(f"model.postprocessing.{part}.{key}: unknown, choose one of {', '.join(known)}")
+                elif not callable(function):
+                    problems.append(f"model.postprocessing.{part}.{key} is no function; add _partial_: true to it")
+        if problems:
+            raise ConfigError("model.postprocessing cannot be used:\n" + list_problems(problems))
+        return {part: {**known, **(chosen.get(part) or {})} for part, known in defaults.items()}
+
+
+def _generator_problems(key: str, value: Mapping[str, Any] | None) -> list[str]:
+    generator = value.get("generator") if isinstance(value, Mapping) else None
+    if generator is None:
+        return [f"model.{key}.generator is missing"]
+    if isinstance(generator, Mapping):
+        generator = generator.get("scheduler") if key == "lr_scheduler" else None
+    return [] if callable(generator) else [f"model.{key}.generator makes no {key}; add _partial_: true to it"]
+
+
+def _window(inference: Mapping[str, Any] | None) -> SlidingWindow:
+    settings = dict(inference or {})
+    known = SlidingWindow.__dataclass_fields__
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ConfigError(f"model.inference.{unknown[0]}: unknown, choose one of {', '.join(known)}.")
+    return SlidingWindow(**settings)
