@@ -1,0 +1,53 @@
+"""Step 1: a manifest of images becomes checked, split and measured data."""
+
+from kfp.dsl import Dataset, Output
+
+from components.image import component
+
+
+@component
+def prepare_data(
+    manifest: str,
+    source_col: str,
+    target_cols: list[str],
+    spatial_dims: int,
+    num_channels: int,
+    split_column: str,
+    group_column: str,
+    fractions: list[float],
+    seed: int,
+    dataset: Output[Dataset],
+) -> None:
+    """Check a manifest of images, split it where it has no splits, and measure its intensities.
+
+    Reports every problem at once: missing columns and files, unreadable images, sizes and channels that do not fit,
+    the same image in two splits.
+
+    Args:
+        manifest: A .csv or .parquet with one row per image, or a folder of train.csv, valid.csv and test.csv.
+        source_col: Column that holds the images which the model sees.
+        target_cols: Columns that hold what the model learns to predict, at least one.
+        spatial_dims: 2 for planes, 3 for volumes.
+        num_channels: Channels of a source image; 0 accepts any number, if all images have the same.
+        split_column: Column that says train, valid, test or predict; made where it does not exist.
+        group_column: Rows that share a value in this column stay in one split, e.g. a donor or a plate; "" for none.
+        fractions: Shares of train, valid and test where splits are made.
+        seed: Makes the same splits again.
+
+    Returns:
+        dataset: Folder with manifest.csv (absolute paths, column `split`) and fingerprint.json.
+    """
+    from cyto_dl.steps import prepare_step
+
+    prepare_step(
+        manifest,
+        dataset.path,
+        source_col=source_col,
+        target_cols=target_cols,
+        spatial_dims=spatial_dims,
+        num_channels=num_channels,
+        split_column=split_column,
+        group_column=group_column,
+        fractions=fractions,
+        seed=seed,
+    )

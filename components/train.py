@@ -1,0 +1,51 @@
+"""Step 2: prepared data and an experiment become a trained model."""
+
+from kfp.dsl import Dataset, Input, Metrics, Model, Output
+
+from components.image import component
+
+
+@component
+def train(
+    dataset: Input[Dataset],
+    experiment: str,
+    overrides: list[str],
+    source_col: str,
+    target_cols: list[str],
+    spatial_dims: int,
+    num_channels: int,
+    model: Output[Model],
+    metrics: Output[Metrics],
+) -> None:
+    """Train an experiment on the prepared data, as `python cyto_dl/train.py experiment=... overrides...` does.
+
+    Logs to MLflow when MLFLOW_TRACKING_URI is set.
+
+    Args:
+        dataset: Folder from prepare_data.
+        experiment: Name of an experiment, e.g. im2im/segmentation.
+        overrides: Changes to it in hydra's syntax, e.g. ["trainer=gpu", "trainer.max_epochs=50"].
+        source_col: Column that holds the images which the model sees.
+        target_cols: Columns that hold what the model learns to predict.
+        spatial_dims: 2 for planes, 3 for volumes.
+        num_channels: Channels of a source image; 0 leaves what the experiment says.
+
+    Returns:
+        model: The run's folder: checkpoints, resolved configuration, previews.
+        metrics: Last training and validation values.
+    """
+    from cyto_dl.steps import train_step
+
+    values = train_step(
+        dataset.path,
+        experiment,
+        overrides,
+        model_dir=model.path,
+        metrics_path=metrics.path,
+        source_col=source_col,
+        target_cols=target_cols,
+        spatial_dims=spatial_dims,
+        num_channels=num_channels,
+    )
+    for name, value in values.items():
+        metrics.log_metric(name, value)

@@ -1,0 +1,165 @@
+"""What each step of a pipeline does with the paths of its artifacts; an orchestrator's component is one call to it.
+
+    manifest -> prepare_step -> dataset_dir -> train_step -> model_dir -> evaluate_step -> report, metrics
+                                                                       -> export_step   -> bundle_dir
+
+A step's metrics are returned, and written as JSON too: KFP's cache takes only artifacts that exist as files.
+"""
+
+import json
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cyto_dl.errors import ConfigError
+from cyto_dl.storage import atomic_path
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.csv"
+FINGERPRINT = "fingerprint.json"
+
+
+def prepare_step(
+    manifest: str,
+    dataset_dir: str,
+    *,
+    source_col: str,
+    target_cols: Sequence[str],
+    spatial_dims: int,
+    num_channels: int = 0,
+    split_column: str = "split",
+    group_column: str = "",
+    fractions: Sequence[float] = (0.7, 0.15, 0.15),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Check, split and measure a manifest of images; see `cyto_dl.data.prepare.prepare_data`.
+
+    An orchestrator's parameters have no null: 0 channels means any number, an empty group column means none.
+
+    Returns:
+        The data's fingerprint, as written to fingerprint.json.
+    """
+    from cyto_dl.data.prepare import prepare_data
+
+    if not target_cols:
+        raise ConfigError('target_cols is empty: name at least one column that the model learns, e.g. ["nuclei"].')
+    train, valid, test = _three_fractions(fractions)
+    return prepare_data(
+        manifest,
+        dataset_dir,
+        source_col=source_col,
+        target_cols=list(target_cols),
+        spatial_dims=int(spatial_dims),
+        num_channels=int(num_channels) or None,
+        split_column=split_column,
+        group_column=group_column or None,
+        fractions=(train, valid, test),
+        seed=int(seed),
+    )
+
+
+def train_step(
+    dataset_dir: str,
+    experiment: str,
+    overrides: Sequence[str],
+    *,
+    model_dir: str,
+    metrics_path: str,
+    source_col: str,
+    target_cols: Sequence[str],
+    spatial_dims: int,
+    num_channels: int = 0,
+) -> dict[str, float]:
+    """Train an experiment on prepared data; `overrides` win over everything that the other arguments say.
+
+    Metrics go to MLflow when MLFLOW_TRACKING_URI is set. Preprocessed images are kept in a temporary folder, because
+    what is in `model_dir` is uploaded when the step ends.
+
+    Args:
+        dataset_dir: Folder from `prepare_step`.
+        experiment: E.g. "im2im/segmentation".
+        overrides: In hydra's syntax, e.g. ["trainer=gpu", "trainer.max_epochs=50"].
+        model_dir: Becomes the run's folder.
+        metrics_path: Receives the returned metrics as JSON.
+        source_col: Column of the manifest that holds the images.
+        target_cols: Columns that hold the targets. One sets the experiment's `target_col`; an experiment with several
+            names them itself, or in overrides: ["data.columns.seg=nuclei"].
+        spatial_dims: 2 or 3.
+        num_channels: Sets the experiment's `raw_im_channels`; 0 leaves it.
+    """
+    from cyto_dl.train import train_experiment
+
+    described = [f"source_col={_quoted(source_col)}", f"spatial_dims={int(spatial_dims)}", "test=false"]
+    if len(target_cols) == 1:
+        described.append(f"target_col={_quoted(target_cols[0])}")
+    if num_channels:
+        described.append(f"raw_im_channels={int(num_channels)}")
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        described.append("logger=many_loggers")
+    manifest = str(Path(dataset_dir) / MANIFEST)
+    with tempfile.TemporaryDirectory(prefix="cyto-dl-cache-") as cache_dir:
+        described.append(f"paths.cache_dir={_quoted(cache_dir)}")
+        metrics = train_experiment(experiment, [*described, *overrides], manifest=manifest, output_dir=model_dir)
+    return _write_metrics(metrics, metrics_path)
+
+
+def evaluate_step(
+    dataset_dir: str, model_dir: str, split: str, report_path: str, metrics_path: str
+) -> dict[str, float]:
+    """Measure the best checkpoint of a run on one split, and write the report and the metrics.
+
+    Both also go to the MLflow run of the training, if it had one.
+    """
+    from cyto_dl.bundle.checkpoint import predictor_from_checkpoint
+    from cyto_dl.evaluation.evaluate import evaluate
+    from cyto_dl.evaluation.report import write_report
+    from cyto_dl.tracking import log_evaluation
+
+    predictor, _, config = predictor_from_checkpoint(model_dir)
+    evaluation = evaluate(predictor, config, manifest=str(Path(dataset_dir) / MANIFEST), split=split)
+    write_report(evaluation, report_path)
+    metrics = _write_metrics(evaluation.summary, metrics_path)
+    log_evaluation(model_dir, metrics, [report_path])
+    return metrics
+
+
+def export_step(dataset_dir: str, model_dir: str, metrics_path: str, bundle_dir: str) -> dict[str, str]:
+    """Export the best checkpoint of a run as a bundle that carries its metrics and the data's fingerprint.
+
+    Returns:
+        What the bundle is, for the orchestrator's list of models: its name and its format.
+    """
+    from cyto_dl.bundle.export import export_bundle
+
+    metrics = json.loads(Path(metrics_path).read_text())
+    fingerprint = json.loads((Path(dataset_dir) / FINGERPRINT).read_text())
+    bundle = export_bundle(model_dir, bundle_dir, metrics=metrics, fingerprint=fingerprint)
+    logger.info("exported %s", bundle)
+    return {"framework": "cyto-dl bundle"}
+
+
+def _three_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
+    if len(fractions) != 3:
+        raise ConfigError(
+            f"fractions has {len(fractions)} values: give the shares of train, valid and test, e.g. [0.7, 0.15, 0.15]."
+        )
+    train, valid, test = (float(fraction) for fraction in fractions)
+    return train, valid, test
+
+
+def _quoted(value: str) -> str:
+    """A value for hydra's grammar, in which a bare space, comma or bracket means something."""
+    return "'" + value.replace("'", "\\'") + "'"
+
+
+def _write_metrics(metrics: Mapping[str, float], path: str) -> dict[str, float]:
+    """Write metrics as JSON. A value that is not finite is left out: JSON has no NaN."""
+    finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(finite, indent=2))
+    return finite

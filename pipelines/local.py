@@ -1,0 +1,103 @@
+"""Run a pipeline on this machine, without a cluster and without containers: each step is a process of its own.
+
+<workspace>/mlflow.db                      MLflow of all runs, unless MLFLOW_TRACKING_URI names a server
+<workspace>/<pipeline>-<time>/run.log      everything that the steps printed
+                             /summary.json metrics, and where the report, the bundle and the rest are
+                             /<name>/<step>/<artifact>    written by KFP
+<workspace>/latest                         link to the folder of the last run
+"""
+
+import contextlib
+import copy
+import datetime
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cyto_dl
+from cyto_dl.storage import atomic_path
+from pipelines.story import Story
+from pipelines.summary import Summary, summarize
+
+if TYPE_CHECKING:
+    from kfp.dsl.base_component import BaseComponent
+
+
+def run_locally(pipeline: "BaseComponent", arguments: Mapping[str, Any], *, workspace: str | Path) -> Summary:
+    """Run every step in turn and write the run's summary; a step that fails ends the run.
+
+    Args:
+        pipeline: From `pipelines.catalogue.load_pipeline`.
+        arguments: From `pipelines.catalogue.parse_arguments`.
+        workspace: Folder that receives a new folder for this run. Nothing in it is removed.
+    """
+    folder = _new_folder(Path(workspace).resolve(), pipeline.name)
+    local_pipeline = _without_retries(pipeline)
+    started = time.monotonic()
+    with (folder / "run.log").open("w") as log:
+        story = Story(terminal=sys.stdout, log=log, num_steps=len(pipeline.pipeline_spec.root.dag.tasks))
+        with contextlib.redirect_stdout(story), _environment(folder.parent):
+            try:
+                _execute(local_pipeline, arguments, folder)
+            except RuntimeError:
+                if story.failure is None:  # not a step's failure but KFP's own
+                    raise
+    summary = summarize(pipeline.pipeline_spec, folder, story, seconds=time.monotonic() - started)
+    summary.write()
+    _point_to(folder)
+    return summary
+
+
+def _execute(pipeline: "BaseComponent", arguments: Mapping[str, Any], folder: Path) -> None:
+    from kfp import local
+
+    with warnings.catch_warnings():
+        # Steps run in this Python, not in their image, and a laptop has no limits to set: both are meant so.
+        warnings.filterwarnings("ignore", message="You may be attemping to run a task that uses custom")
+        warnings.filterwarnings("ignore", message="Task .* have no effect in the current local runner")
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder), raise_on_error=True)
+        pipeline(**arguments)
+
+
+def _without_retries(pipeline: "BaseComponent") -> "BaseComponent":
+    """A copy that fails at once: on one machine a second attempt meets the same wrong table."""
+    pipeline = copy.deepcopy(pipeline)
+    for task in pipeline.pipeline_spec.root.dag.tasks.values():
+        task.ClearField("retry_policy")
+    return pipeline
+
+
+@contextlib.contextmanager
+def _environment(workspace: Path) -> Iterator[None]:
+    """What the steps inherit: where the library and MLflow are, and that output comes line by line."""
+    library = str(Path(cyto_dl.__file__).resolve().parents[1])
+    paths = [library, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    before = dict(os.environ)
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    os.environ["PYTHONUNBUFFERED"] = "1"
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{workspace / 'mlflow.db'}")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _new_folder(workspace: Path, name: str) -> Path:
+    """A folder for one run: <name>-<time>, with a number when two start in one second."""
+    stem = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    for number in range(1, 1000):
+        folder = workspace / (stem if number == 1 else f"{stem}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise FileExistsError(f"{workspace / stem}: a thousand runs started in this second")
+
+
+def _point_to(folder: Path) -> None:
+    with atomic_path(folder.parent / "latest") as temporary:
+        temporary.symlink_to(folder.name, target_is_directory=True)

@@ -1,0 +1,132 @@
+"""Run a pipeline on a Kubeflow Pipelines server, and wait for it.
+
+`kfp run create --watch` exits with 0 when a run fails (kfp 2.17), and its wait does not end when a run is canceled.
+"""
+
+import logging
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cyto_dl.errors import StorageError
+
+if TYPE_CHECKING:
+    from kfp.client import Client
+
+logger = logging.getLogger(__name__)
+
+_REACH_SECONDS = 10  # a server that is there answers its health check in milliseconds
+_MAX_SILENCES = 5  # in a row: a server that restarts is back by then
+_END_STATES = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED", "ERROR"}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Kubeflow Pipelines server.
+
+    Attributes:
+        host: Its address, e.g. http://ml-pipeline.kubeflow:8888.
+        namespace: Of a multi-user installation; None in a single-user one.
+        token: Bearer token, if it asks for one.
+    """
+
+    host: str
+    namespace: str | None = None
+    token: str | None = None
+
+    def connect(self) -> "Client":
+        """A client, once the server has answered.
+
+        Raises:
+            StorageError: It does not answer, or refuses the token.
+        """
+        from kfp.client import Client
+
+        self._check()
+        client = Client(host=self.host, namespace=self.namespace or "kubeflow", existing_token=self.token)
+        if self.namespace:
+            client.set_user_namespace(self.namespace)
+        return client
+
+    def _check(self) -> None:
+        request = urllib.request.Request(f"{self.host.rstrip('/')}/apis/v2beta1/healthz")
+        if self.token:
+            request.add_header("Authorization", f"Bearer {self.token}")
+        try:
+            urllib.request.urlopen(request, timeout=_REACH_SECONDS).close()
+        except (OSError, ValueError) as error:  # URLError and HTTPError are OSErrors; ValueError: not a URL
+            raise StorageError(
+                f"Kubeflow Pipelines at {self.host} cannot be used: {error}. Check --host "
+                "(e.g. http://localhost:8080 after kubectl port-forward svc/ml-pipeline-ui 8080:80) and the token."
+            ) from error
+
+
+@dataclass(frozen=True)
+class RemoteRun:
+    """A run that has ended: its id, its page, its state (SUCCEEDED, FAILED, CANCELED, ...) and its error."""
+
+    run_id: str
+    link: str
+    state: str
+    error: str
+
+
+def submit(
+    package: str | Path,
+    arguments: Mapping[str, Any],
+    server: Server,
+    *,
+    experiment: str,
+    timeout_s: float,
+    poll_s: float,
+) -> RemoteRun:
+    """Create a run of a compiled pipeline and wait until it has ended, or the time is over.
+
+    Raises:
+        StorageError: The server cannot be reached, or refuses the run.
+        TimeoutError: The run goes on after `timeout_s`.
+    """
+    from kfp_server_api import ApiException
+
+    client = server.connect()
+    try:
+        created = client.create_run_from_pipeline_package(
+            str(package),
+            arguments=dict(arguments),
+            run_name=Path(package).stem,
+            experiment_name=experiment,
+            namespace=server.namespace,
+        )
+    except ApiException as error:
+        raise StorageError(f"{server.host} refuses the run: {error.status} {error.reason} {error.body}") from error
+    return _wait(client, created.run_id, server, timeout_s=timeout_s, poll_s=poll_s)
+
+
+def _wait(client: "Client", run_id: str, server: Server, *, timeout_s: float, poll_s: float) -> RemoteRun:
+    from kfp_server_api import ApiException
+    from urllib3.exceptions import HTTPError
+
+    link = f"{server.host.rstrip('/')}/#/runs/details/{run_id}"
+    end = time.monotonic() + timeout_s
+    state, silences = "", 0
+    while True:
+        try:
+            run = client.get_run(run_id)
+            silences = 0
+        except (ApiException, HTTPError) as error:
+            silences += 1
+            if silences >= _MAX_SILENCES:
+                raise StorageError(f"{server.host} has stopped answering about {link}: {error}") from error
+        else:
+            if run.state != state:
+                state = run.state or ""
+                logger.info("run %s: %s", run_id, state or "created")
+            if state.upper() in _END_STATES:
+                return RemoteRun(run_id, link, state.upper(), run.error.message if run.error else "")
+        if time.monotonic() > end:
+            raise TimeoutError(f"{link} is {state or 'not started'} after {timeout_s:.0f} s and goes on; see its page.")
+        time.sleep(poll_s)

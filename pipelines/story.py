@@ -1,0 +1,129 @@
+"""What a user sees of a local run: which step starts, what it says, how long it took, and why it failed.
+
+KFP's local runner prints everything to stdout: its own log, the step's inputs as JSON, the step's output indented,
+tracebacks. All of it goes to the run's log file; the terminal gets the story.
+"""
+
+import io
+import re
+import time
+from dataclasses import dataclass, field
+from typing import TextIO
+
+_COLOR = re.compile(r"\x1b\[\d+m")
+_RUNNER_LOG = re.compile(r"\d\d:\d\d:\d\d\.\d{3} - (?P<level>[A-Z]+) - (?P<message>.*)")
+_STARTED = re.compile(r"Executing task '(?P<step>.+)'")
+_ENDED = re.compile(r"Task '(?P<step>.+)' finished with status (?P<status>SUCCESS|FAILURE)")
+_STEP_LOG = re.compile(r"\[KFP Executor [^]]*\]: (?P<message>.*)")
+_EXECUTOR_NOISE = ("Looking for component", "Loading KFP component", "Got executor_input", "Wrote executor output")
+_ERROR = re.compile(r"(?P<name>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit))(?:: (?P<message>.*))?$")
+_INDENT = "    "  # of the runner, before each line of a step
+
+
+@dataclass
+class StepFailure:
+    """A step that failed: its name, its exception's class with module ("" if it was killed) and its message."""
+
+    step: str
+    error: str
+    message: str
+
+
+@dataclass
+class Story(io.TextIOBase):
+    """Stands in for stdout while KFP's local runner works.
+
+    Attributes:
+        terminal: Where the story is told.
+        log: Where every line goes.
+        num_steps: Of the pipeline, for "2 of 4".
+        seconds: How long each finished step took.
+        failure: The step that failed, if one did.
+    """
+
+    terminal: TextIO
+    log: TextIO
+    num_steps: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    failure: StepFailure | None = None
+    _step: str | None = None
+    _started: float = 0.0
+    _unfinished: str = ""
+    _in_inputs: bool = False
+    _traceback: list[str] = field(default_factory=list)
+    _last_line: str = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._unfinished = (self._unfinished + text).split("\n")
+        for line in lines:
+            clean = _COLOR.sub("", line)
+            self.log.write(clean + "\n")
+            self._hear(clean)
+        self.log.flush()
+        self.terminal.flush()
+        return len(text)
+
+    def _hear(self, line: str) -> None:
+        if record := _RUNNER_LOG.fullmatch(line):
+            self._hear_runner(record["level"], record["message"])
+        elif self._step is not None and line.strip():
+            self._hear_step(line.removeprefix(_INDENT))
+
+    def _hear_runner(self, level: str, message: str) -> None:
+        if started := _STARTED.fullmatch(message):
+            self._step, self._started, self._last_line = started["step"], time.monotonic(), ""
+            self._tell(f"[{len(self.seconds) + 1} of {self.num_steps}] {self._step}")
+        elif ended := _ENDED.fullmatch(message):
+            self._end(ended["step"], succeeded=ended["status"] == "SUCCESS")
+        elif level in ("WARNING", "ERROR"):
+            self._tell(message)
+
+    def _hear_step(self, line: str) -> None:
+        if record := _STEP_LOG.fullmatch(line):
+            self._tell_traceback()
+            message = record["message"]
+            self._in_inputs = message.startswith("Got executor_input")
+            if not message.startswith(_EXECUTOR_NOISE):
+                self._tell_step(message)
+        elif self._in_inputs:
+            self._in_inputs = line != "}"
+        elif self._traceback or line.startswith("Traceback (most recent call last)"):
+            self._traceback.append(line)  # shown when it is known whether it is the step's end
+        else:
+            self._tell_step(line)
+
+    def _end(self, step: str, *, succeeded: bool) -> None:
+        seconds = self.seconds[step] = time.monotonic() - self._started
+        if succeeded:
+            self._tell_traceback()
+            self._tell(f"{_INDENT}done in {seconds:.1f} s")
+        else:
+            self.failure = self._explain(step)
+            if not self.failure.error.startswith("cyto_dl.errors."):
+                self._tell_traceback()
+            self._tell(f"{_INDENT}failed after {seconds:.1f} s")
+        self._step = None
+        self._traceback.clear()
+
+    def _explain(self, step: str) -> StepFailure:
+        """The exception that ended a step, read off the end of its traceback; its message may have several lines."""
+        for index in range(len(self._traceback) - 1, -1, -1):
+            if error := _ERROR.fullmatch(self._traceback[index]):
+                message = "\n".join([error["message"] or "", *self._traceback[index + 1 :]])
+                return StepFailure(step, error["name"], message)
+        return StepFailure(step, "", f"the process ended without saying why; its last line: {self._last_line or '-'}")
+
+    def _tell_traceback(self) -> None:
+        for line in self._traceback:
+            self._tell_step(line)
+        self._traceback.clear()
+
+    def _tell_step(self, line: str) -> None:
+        self._last_line = line
+        self._tell(f"{_INDENT}{line}")
+
+    def _tell(self, line: str) -> None:
+        self.terminal.write(line + "\n")
