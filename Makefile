@@ -36,7 +36,7 @@ format: .venv/installed  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 
 compile: .venv/installed  ## Compile the pipelines into the YAML that Kubeflow takes
-	$(BIN)/python -m pipelines compile
+	$(BIN)/python -m pipelines compile --all --output pipelines/compiled
 
 image:  ## Build the container image of the pipeline steps and the server
 	$(DOCKER) build --tag $(IMAGE) .
