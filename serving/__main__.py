@@ -1,0 +1,60 @@
+"""Serve an exported model over HTTP and gRPC with KServe's protocols.
+
+    python -m serving --bundle runs/nuclei/bundle
+    python -m serving --bundle s3://models/nuclei --model_name nuclei --http_port 8080 --grpc_port 8081
+
+The server listens only after the bundle was checked and its sample replayed; a bundle that fails ends the process
+with a message and exit code 2.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from cyto_dl.errors import CytoDLError
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; the names with an underscore are those that KServe's manifests use."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--bundle", required=True, metavar="PATH", help="the exported model: a folder or s3:// address")
+    parser.add_argument("--model_name", metavar="NAME", help="name in the addresses; by default the bundle's")
+    parser.add_argument("--http_port", type=int, default=8080, metavar="PORT", help="REST port (default: 8080)")
+    parser.add_argument("--grpc_port", type=int, default=8081, metavar="PORT", help="gRPC port (default: 8081)")
+    parser.add_argument(
+        "--allow-target",
+        action="append",
+        default=[],
+        metavar="DOTTED.NAME",
+        help="a class or function of your own that the bundle may use; may be repeated",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Load the bundle and serve it until SIGTERM; the exit code."""
+    options = parse_arguments(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    from cyto_dl.bundle import load_bundle  # with torch: --help does not wait for it
+
+    try:
+        predictor = load_bundle(options.bundle, allow=options.allow_target, replay=True)
+    except CytoDLError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    from serving.model import BundleModel  # with kserve
+    from serving.server import build_server
+
+    model = BundleModel(options.model_name or predictor.name, predictor)
+    build_server([model], http_port=options.http_port, grpc_port=options.grpc_port).start([])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,288 @@
+"""Every way to ask wrongly: a 4xx whose sentence names the tensor, what came and what is accepted."""
+
+import json
+import struct
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kserve import InferInput, InferRequest
+from kserve.errors import InvalidInput
+
+from serving.dataplane import decode_tensors
+from serving.requests import read_request
+from tests.serving.wire import LENGTH, binary_request, npy, tensor
+
+INFER, PREDICT = "/v2/models/cells_2/infer", "/v1/models/cells_2:predict"
+GOOD = tensor(np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4))
+WHOLE = tensor(np.arange(12, dtype=np.uint8).reshape(1, 1, 3, 4))
+PICTURE = np.arange(12, dtype=np.uint16).reshape(1, 3, 4)
+DROPPED = object()
+
+
+def changed(description, **changes):
+    return {"inputs": [{key: value for key, value in (description | changes).items() if value is not DROPPED}]}
+
+
+# What is sent as JSON to the infer route, and words that the answer must have.
+WRONG_TENSORS = {
+    "no inputs": ({}, ["inputs", "required"]),
+    "inputs not a list": ({"inputs": GOOD}, ["inputs", "list"]),
+    "no input": ({"inputs": []}, ["'raw'", "[]"]),
+    "input not an object": ({"inputs": [3]}, ["inputs.0"]),
+    "two inputs": ({"inputs": [GOOD, GOOD]}, ["exactly one", "'raw'"]),
+    "unknown input": (changed(GOOD, name="image"), ["'raw'", "image"]),
+    "no name": (changed(GOOD, name=DROPPED), ["inputs.0.name", "required"]),
+    "no shape": (changed(GOOD, shape=DROPPED), ["inputs.0.shape", "required"]),
+    "no datatype": (changed(GOOD, datatype=DROPPED), ["inputs.0.datatype", "required"]),
+    "no data": (changed(GOOD, data=DROPPED), ["raw", "12"]),
+    "data null": (changed(GOOD, data=None), ["raw", "12"]),
+    "data empty": (changed(GOOD, data=[]), ["raw", "12"]),
+    "data a number": (changed(GOOD, data=3), ["raw", "12"]),
+    "data a string": (changed(GOOD, data="abc"), ["raw", "number"]),
+    "data an object": (changed(GOOD, data={"a": 1}), ["raw", "number"]),
+    "strings": (changed(GOOD, data=["a"] * 12), ["raw", "number"]),
+    "nulls": (changed(GOOD, data=[None] * 12), ["raw", "number"]),
+    "booleans": (changed(GOOD, data=[True] * 12), ["raw", "number"]),
+    "ragged": (changed(GOOD, data=[[1, 2], [3]]), ["raw", "nested lists"]),
+    "too deep": (changed(GOOD, data=json.loads("[" * 80 + "1" + "]" * 80)), ["raw"]),
+    "unknown datatype": (changed(GOOD, datatype="FLOAT32"), ["raw", "FLOAT32", "FP32", "UINT16"]),
+    "text datatype": (changed(GOOD, datatype="BYTES"), ["raw", "BYTES", "FP32"]),
+    "64-bit integers": (changed(WHOLE, datatype="INT64"), ["raw", "INT64", "INT32"]),
+    "shape too large": (changed(GOOD, shape=[1, 1, 3, 5]), ["raw", "[1, 1, 3, 5]", "15", "12"]),
+    "shape too small": (changed(GOOD, shape=[1, 1, 3, 3]), ["raw", "9", "12"]),
+    "nested in another shape": (changed(GOOD, data=np.zeros((1, 1, 4, 3)).tolist()), ["raw", "[1, 1, 4, 3]"]),
+    "shape beyond memory": (changed(GOOD, shape=[1, 1, 2**62, 2**62]), ["raw"]),
+    "rank 2": (changed(GOOD, shape=[3, 4]), ["raw", "[3, 4]", "[N, 1, Y, X]"]),
+    "rank 5": (changed(GOOD, shape=[1, 1, 1, 3, 4]), ["raw", "[N, 1, Y, X]"]),
+    "two channels": (changed(GOOD, shape=[1, 2, 2, 3]), ["raw", "[1, 2, 2, 3]", "1 channel"]),
+    "minus one": (changed(GOOD, shape=[1, 1, -1, 4]), ["raw", "[1, 1, -1, 4]"]),
+    "no pixel": (changed(GOOD, shape=[1, 1, 0, 4], data=[]), ["raw", "[1, 1, 0, 4]"]),
+    "no image": (changed(GOOD, shape=[0, 1, 3, 4], data=[]), ["raw", "[0, 1, 3, 4]"]),
+    "shape with fractions": (changed(GOOD, shape=[1, 1, 3.5, 4]), ["inputs.0.shape"]),
+    "shape of strings": (changed(GOOD, shape=["1", "1", "3", "4"]), ["inputs.0.shape"]),
+    "shape a number": (changed(GOOD, shape=12), ["inputs.0.shape"]),
+    "300 in 8 bits": (changed(WHOLE, data=[300] * 12), ["raw", "UINT8", "255", "300"]),
+    "negative in unsigned": (changed(WHOLE, data=[-1] * 12), ["raw", "UINT8", "-1"]),
+    "fractions in integers": (changed(WHOLE, data=[0.5] * 12), ["raw", "UINT8", "fractions"]),
+    "beyond 64 bits": (changed(WHOLE, data=[10**30] * 12), ["raw"]),
+    "too large for float32": (changed(GOOD, data=[1e300] * 12), ["raw", "12 of 12"]),
+    "too large, declared FP64": (changed(GOOD, datatype="FP64", data=[1e300] * 12), ["raw", "12 of 12"]),
+    "unknown output": ({"inputs": [GOOD], "outputs": [{"name": "masks"}]}, ["masks", "seg", "distance"]),
+    "output without name": ({"inputs": [GOOD], "outputs": [{}]}, ["outputs.0.name"]),
+    "outputs not a list": ({"inputs": [GOOD], "outputs": "seg"}, ["outputs"]),
+    "parameters not an object": ({"inputs": [GOOD], "parameters": []}, ["parameters"]),
+    "binary size without binary part": (
+        changed(GOOD, data=DROPPED, parameters={"binary_data_size": 48}),
+        ["raw", "48", "0 bytes"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "words"), WRONG_TENSORS.values(), ids=WRONG_TENSORS)
+def test_a_wrong_tensor_is_refused_with_a_helping_sentence(send, body, words):
+    assert_refused(send("POST", INFER, json=body), words)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", ["not JSON"]),
+        (b"{", ["not JSON"]),
+        (b"\xff\xfe", ["not JSON"]),
+        (b"[]", ["list", "object"]),
+        (b"null", ["object"]),
+        (json.dumps(changed(GOOD, data=[float("nan")] * 12)).encode(), ["not JSON"]),
+        (json.dumps(changed(GOOD)).replace("11.0", "1e999").encode(), ["not JSON"]),
+    ],
+)
+@pytest.mark.parametrize("content_type", ["application/json", "application/octet-stream", ""])
+def test_a_body_that_is_not_json_is_refused(send, body, words, content_type):
+    assert_refused(send("POST", INFER, content=body, headers={"Content-Type": content_type}), words)
+
+
+BINARY = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda body, headers: (body[:-1], headers), ["raw", "48", "47"]),
+        (lambda body, headers: (body + b"\0", headers), ["1 bytes"]),
+        (lambda body, headers: (body, headers | {LENGTH: "abc"}), ["abc", "number of bytes"]),
+        (lambda body, headers: (body, headers | {LENGTH: "-5"}), ["-5"]),
+        (lambda body, headers: (body, headers | {LENGTH: ""}), ["number of bytes"]),
+        (lambda body, headers: (body, headers | {LENGTH: "9" * 5000}), ["number of bytes"]),
+        (lambda body, headers: (body, headers | {LENGTH: str(len(body) + 1)}), ["number of bytes"]),
+        (lambda body, headers: (body, headers | {LENGTH: "0"}), ["not JSON", "0 bytes"]),
+        (lambda body, headers: (body, headers | {LENGTH: "7"}), ["not JSON", "7 bytes"]),
+        (lambda body, headers: (body, {"Content-Type": headers["Content-Type"]}), ["inference-header-content-length"]),
+    ],
+    ids=["short", "long", "word", "negative", "no digits", "huge", "beyond", "zero", "early", "missing"],
+)
+def test_a_spoilt_binary_body_is_refused(send, spoil, words):
+    body, headers = spoil(*binary_request(BINARY))
+    assert_refused(send("POST", INFER, content=body, headers=headers), words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"parameters": {"binary_data_size": -1}}, ["raw", "binary_data_size", "-1"]),
+        ({"parameters": {"binary_data_size": "48"}}, ["raw", "binary_data_size"]),
+        ({"parameters": {"binary_data_size": True}}, ["raw", "binary_data_size"]),
+        ({"parameters": {"binary_data_size": 47}}, ["1 bytes"]),
+        ({"parameters": {}}, ["48 bytes"]),
+        ({"data": [1.0] * 12}, ["raw", "data", "binary_data_size"]),
+        ({"shape": [1, 1, 3, 5]}, ["raw", "15", "FP32"]),
+        ({"datatype": "UINT8"}, ["raw", "12", "UINT8"]),
+        ({"datatype": "BYTES"}, ["raw", "BYTES", "FP32"]),
+        ({"name": "image"}, ["'raw'", "image"]),
+    ],
+)
+def test_a_binary_tensor_that_does_not_fit_its_description_is_refused(send, changes, words):
+    body, headers = binary_request(BINARY, **changes)
+    assert_refused(send("POST", INFER, content=body, headers=headers), words)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_values_that_are_not_finite_are_counted_and_refused(send, value, dtype):
+    array = BINARY.astype(dtype)
+    array[0, 0, 1, 1:3] = value
+    body, headers = binary_request(array)
+    assert_refused(send("POST", INFER, content=body, headers=headers), ["raw", "2 of 12"])
+    assert_refused(send("POST", PREDICT, content=npy(array[0])), ["2 of 12"])
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, ["instances", "[1, Y, X]"]),
+        ({"inputs": [GOOD]}, ["instances", "inputs"]),
+        ({"instances": 3}, ["instances", "[1, Y, X]"]),
+        ({"instances": []}, ["instances", "at least one"]),
+        ({"instances": [3]}, ["instances[0]", "[1, Y, X]"]),
+        ({"instances": ["abc"]}, ["instances[0]", "number"]),
+        ({"instances": [{"raw": PICTURE.tolist()}]}, ["instances[0]", "number"]),
+        ({"instances": [PICTURE.tolist(), PICTURE[0].tolist()]}, ["instances[1]", "[3, 4]", "[1, Y, X]"]),
+        ({"instances": [[PICTURE.tolist()]]}, ["instances[0]", "[1, 1, 3, 4]"]),
+        ({"instances": [[*PICTURE.tolist(), *PICTURE.tolist()]]}, ["instances[0]", "[2, 3, 4]", "1 channel"]),
+        ({"instances": [[[[1, 2], [3]]]]}, ["instances[0]", "nested lists"]),
+        ({"instances": [[[[], []]]]}, ["instances[0]", "[1, 2, 0]"]),
+        ({"instances": [[[[1e300]]]]}, ["instances[0]", "1 of 1"]),
+        ({"instances": [PICTURE.tolist()], "outputs": ["masks"]}, ["masks", "seg"]),
+        ({"instances": [PICTURE.tolist()], "outputs": "seg"}, ["outputs", "list"]),
+    ],
+)
+def test_a_wrong_v1_body_is_refused(send, body, words):
+    assert_refused(send("POST", PREDICT, json=body), words)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\x89PNG", b"[1]"])
+def test_a_v1_body_that_is_neither_json_nor_npy_is_refused(send, body):
+    assert_refused(send("POST", PREDICT, content=body, headers={"Content-Type": "image/png"}), ["body"])
+
+
+def pickled_npy():
+    return npy(np.array([{"a": 1}], dtype=object))
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"\x93NUMPY", ["npy"]),
+        (npy(PICTURE)[:40], ["npy"]),
+        (npy(PICTURE)[:-1], ["npy", "24", "23"]),
+        (npy(PICTURE) + b"\0", ["npy", "24", "25"]),
+        (b"\x93NUMPY\x09\x00" + npy(PICTURE)[8:], ["npy"]),
+        (b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1) + npy(PICTURE)[10:], ["npy"]),
+        (npy(PICTURE).replace(b"'shape': (1, 3, 4)", b"'shape': (1, 3,-4)"), ["npy", "-4"]),
+        (npy(PICTURE).replace(b"'shape': (1, 3, 4)", b"'shape': (1,9**99)"), ["npy"]),
+        (npy(PICTURE).replace(b"'<u2'", b"'<u9'"), ["npy"]),
+        (b"\x93NUMPY\x01\x00\x10\x27" + b"-" * 9999 + b"1", ["npy"]),
+        (b"\x93NUMPY\x01\x00\x10\x27" + b"(" * 10000, ["npy"]),
+        (npy(PICTURE[0]), ["npy", "[3, 4]", "[1, Y, X]"]),
+        (npy(np.zeros((2, 3, 4))), ["npy", "[2, 3, 4]", "1 channel"]),
+        (npy(np.zeros((1, 0, 4))), ["npy", "[1, 0, 4]"]),
+        (npy(np.zeros((1, 3, 4), bool)), ["npy", "bool"]),
+        (npy(np.zeros((1, 3, 4), complex)), ["npy", "complex"]),
+        (npy(np.zeros((1, 3, 4), "U3")), ["npy", "<U3"]),
+        (pickled_npy(), ["npy", "object"]),
+    ],
+)
+def test_a_wrong_npy_body_is_refused(send, body, words):
+    assert_refused(send("POST", PREDICT, content=body, headers={"Content-Type": "application/x-npy"}), words)
+
+
+def test_an_unknown_head_is_refused_before_the_model_runs(send, models, monkeypatch):
+    monkeypatch.setattr(models[2], "_predict_images", None)
+    assert_refused(send("POST", INFER, json={"inputs": [GOOD], "outputs": [{"name": "masks"}]}), ["masks", "seg"])
+    assert_refused(send("POST", PREDICT, content=npy(PICTURE), headers={"X-Outputs": "masks"}), ["masks", "seg"])
+
+
+@pytest.mark.parametrize("order", ["big endian", "fortran", "long double", "int64"])
+def test_a_npy_image_is_read_in_any_layout(models, order):
+    picture = {
+        "big endian": PICTURE.astype(">u2"),
+        "fortran": np.asfortranarray(PICTURE.transpose(0, 2, 1)).transpose(0, 2, 1),
+        "long double": PICTURE.astype(np.longdouble),
+        "int64": PICTURE.astype(np.int64),
+    }[order]
+    request = read_request(npy(picture), {}, spec=models[2]._predictor.input, heads=["seg"])
+    assert request.images[0].dtype.isnative
+    np.testing.assert_array_equal(request.images[0], PICTURE)
+
+
+def test_a_binary_image_is_a_view_of_the_received_bytes(models):
+    body, headers = binary_request(BINARY)
+    tensors = decode_tensors(body, {name.lower(): value for name, value in headers.items()}, "cells_2")
+    request = read_request(tensors, {}, spec=models[2]._predictor.input, heads=["seg"])
+    assert np.shares_memory(request.images[0], np.frombuffer(body, np.uint8))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=4), children, max_size=3),
+    max_leaves=8,
+)
+tensors = st.fixed_dictionaries(
+    {
+        "name": st.just("raw") | json_values,
+        "shape": st.lists(st.integers(-1, 4), min_size=3, max_size=5) | json_values,
+        "datatype": st.sampled_from(["UINT8", "FP32", "fp64", "BOOL", "BYTES"]) | json_values,
+    },
+    optional={"data": st.lists(st.integers(0, 300), max_size=16) | json_values, "parameters": json_values},
+)
+
+
+@given(inputs=st.lists(tensors, max_size=2) | json_values, outputs=json_values, rest=st.binary(max_size=8))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_sent_is_an_image_or_refused(models, inputs, outputs, rest):
+    text = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
+    with suppress(InvalidInput):
+        payload = decode_tensors(text + rest, {LENGTH.lower(): str(len(text))}, "cells_2")
+        request = read_request(payload, {}, spec=models[2]._predictor.input, heads=["seg", "distance"])
+        assert all(image.ndim == 3 and image.size and np.isfinite(image).all() for image in request.images)
+
+
+@given(body=st.binary(max_size=40).map(lambda rest: npy(PICTURE)[:90] + rest) | st.binary(max_size=200))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_sent_as_npy_is_an_image_or_refused(models, body):
+    with suppress(InvalidInput):
+        request = read_request(body, {}, spec=models[2]._predictor.input, heads=["seg"])
+        assert request.images[0].ndim == 3
+
+
+def test_a_tensor_without_values_is_refused_with_the_number_it_needs(models):
+    request = InferRequest("cells_2", [InferInput("raw", [1, 1, 3, 4], "FP32")])
+    with pytest.raises(InvalidInput, match="12"):
+        read_request(request, {}, spec=models[2]._predictor.input, heads=["seg"])
+
+
+def assert_refused(response, words):
+    assert response.status_code == 400, response.text
+    message = response.json()["error"]
+    assert [word for word in words if word not in message] == [], message
