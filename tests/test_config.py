@@ -1,0 +1,75 @@
+"""Hydra configurations become plain values and objects, and mistakes in them become one clear message."""
+
+import pytest
+import yaml
+
+from cyto_dl.config import CONFIG_DIR, compose_experiment, experiments, flatten, instantiate
+from cyto_dl.errors import ConfigError, ManifestError
+
+
+def compose(tmp_path, *overrides):
+    return compose_experiment(["experiment=im2im/segmentation", *overrides], output_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", experiments())
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_every_shipped_experiment_composes_for_planes_and_volumes(name, spatial_dims, tmp_path):
+    config = compose_experiment(
+        [f"experiment={name}", f"spatial_dims={spatial_dims}", "data.path=images.csv"], output_dir=tmp_path
+    )
+
+    assert len(config["data"]["patch_shape"]) == spatial_dims
+    assert config["model"]["inference"]["roi_size"] == config["data"]["patch_shape"]
+    assert config["model"]["backbone"]["spatial_dims"] == spatial_dims
+    assert set(config["model"]["task_heads"]) < set(config["data"]["columns"])
+
+
+def test_auxiliary_values_serve_interpolation_and_are_gone_afterwards(tmp_path):
+    config = compose(tmp_path, "+model._aux={width: 12}", "model.backbone.filters=[4, '${model._aux.width}', 8]")
+
+    assert config["model"]["backbone"]["filters"] == [4, 12, 8]
+    assert "_aux" not in yaml.safe_dump(config["model"]) + yaml.safe_dump(config["data"])
+
+
+def test_the_output_folder_may_have_any_name(tmp_path):
+    folder = tmp_path / "a b=c,d"
+    assert compose_experiment(["experiment=im2im/segmentation"], output_dir=folder)["paths"]["output_dir"] == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("experiment=im2im/segmentatoin", "im2im/segmentatoin"),
+        ("trainer.max_epoch=3", "max_epoch"),
+        ("data.path=???", "data.path"),
+        ("model.backbone.filters=${no_such_key}", "no_such_key"),
+    ],
+)
+def test_a_mistake_in_an_override_is_a_config_error_that_names_it(tmp_path, override, says):
+    with pytest.raises(ConfigError, match=says):
+        compose(tmp_path, override)
+
+
+def test_an_unknown_class_is_a_config_error_that_names_its_key():
+    node = {"backbone": {"_target_": "monai.networks.nets.NoSuchNet"}, "_target_": "builtins.dict"}
+    with pytest.raises(ConfigError, match=r"NoSuchNet.*\(at model\.backbone\)"):
+        instantiate(node, "model")
+
+
+def raise_manifest_error():
+    """Stands for a class that finds its data wrong while it is built."""
+    raise ManifestError("the table is wrong")
+
+
+def test_an_error_that_explains_itself_is_not_buried_by_instantiation():
+    with pytest.raises(ManifestError, match="the table is wrong"):
+        instantiate({"_target_": f"{__name__}.raise_manifest_error"}, "data")
+
+
+def test_flatten_joins_keys_by_dots():
+    assert flatten({"data": {"a": 1, "b": [2]}, "c": {}}) == {"data.a": 1, "data.b": [2], "c": {}}
+
+
+def test_no_configuration_uses_a_resolver_of_ours_or_python():
+    for path in CONFIG_DIR.rglob("*.yaml"):
+        assert "eval:" not in path.read_text().replace("extras/eval:", ""), path

@@ -1,0 +1,160 @@
+"""Training through the public function: what it writes, that it repeats itself, and that it survives a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback
+
+from cyto_dl.callbacks import read_checkpoint
+from cyto_dl.config import compose_experiment, experiments
+from cyto_dl.errors import ConfigError, TrainingError
+from cyto_dl.train import train
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PATCH = {2: "[32,32]", 3: "[8,16,16]"}
+
+
+def overrides_for(folder, *, experiment="im2im/segmentation", spatial_dims=2, cache_dir=None):
+    """A run of two steps an epoch with a tiny network."""
+    return [
+        f"experiment={experiment}",
+        "source_col=raw",
+        "target_col=seg",
+        f"spatial_dims={spatial_dims}",
+        f"data.path={folder / 'manifest.csv'}",
+        f"data.cache_dir={cache_dir or folder / 'cache'}",
+        f"data.patch_shape={PATCH[spatial_dims]}",
+        "data.patches_per_image=2",
+        "data.batch_size=2",
+        "model.backbone.filters=[4,4,8,8]",
+        "trainer.max_epochs=1",
+        "+trainer.enable_progress_bar=false",
+        "~callbacks.progress_bar",
+        "~callbacks.summary",
+        "extras.print_config=false",
+        "logger=null",
+    ]
+
+
+def run(folder, output_dir, *extra, **options):
+    return train(compose_experiment([*overrides_for(folder, **options), *extra], output_dir=output_dir))
+
+
+def weights(output_dir):
+    return read_checkpoint(output_dir / "checkpoints" / "last.ckpt")["state_dict"]
+
+
+def assert_same_weights(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+@pytest.mark.parametrize("experiment", experiments())
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_every_shipped_experiment_trains_and_is_evaluated(manifest_folder, tmp_path, experiment, spatial_dims):
+    output_dir = tmp_path / "run"
+    metrics = run(manifest_folder(spatial_dims), output_dir, experiment=experiment, spatial_dims=spatial_dims)
+
+    heads = compose_experiment(
+        overrides_for(tmp_path, experiment=experiment, spatial_dims=spatial_dims), output_dir=output_dir
+    )["model"]["task_heads"]
+    for head in heads:
+        assert any(name.startswith(f"valid/{head}/") for name in metrics)
+        assert any(name.startswith(f"test/{head}/") for name in metrics)
+    for file in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "test/metrics.json", "test/report.html"):
+        assert (output_dir / file).is_file(), file
+
+
+def test_two_runs_with_one_seed_have_the_same_loss_and_weights(manifest_folder, tmp_path):
+    folder = manifest_folder()
+    one = run(folder, tmp_path / "one", "test=false")
+    other = run(folder, tmp_path / "other", "test=false")
+
+    assert one["train/loss"] == other["train/loss"]
+    assert_same_weights(weights(tmp_path / "one"), weights(tmp_path / "other"))
+    assert run(folder, tmp_path / "third", "test=false", "seed=7")["train/loss"] != one["train/loss"]
+
+
+class KillAtStep(Callback):
+    """Ends the process as a node that dies does: SIGKILL, before the given optimizer step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "checkpointing",
+    [[], ["callbacks.last.every_n_epochs=null", "callbacks.last.every_n_train_steps=1"]],
+    ids=["checkpoint-each-epoch", "checkpoint-each-step"],
+)
+def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_weights_of_an_uninterrupted_one(
+    manifest_folder, tmp_path, checkpointing
+):
+    folder = manifest_folder()
+    extra = ["trainer.max_epochs=3", "test=false", "model.backbone.dropout=0.2", *checkpointing]
+    extra[2] = f"+{extra[2]}"
+    kill = "+callbacks.kill={_target_: tests.test_train.KillAtStep, step: 3}"   # the second step of the second epoch
+    output_dir = tmp_path / "killed"
+
+    command = [sys.executable, "cyto_dl/train.py", *overrides_for(folder), *extra, kill]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    killed = subprocess.run([*command, f"hydra.run.dir={output_dir}"], cwd=REPOSITORY, env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert read_checkpoint(output_dir / "checkpoints" / "last.ckpt")["global_step"] == (3 if checkpointing else 2)
+
+    run(folder, output_dir, *extra)
+    run(folder, tmp_path / "uninterrupted", *extra)
+    assert_same_weights(weights(output_dir), weights(tmp_path / "uninterrupted"))
+
+
+def test_a_run_folder_of_another_experiment_is_not_continued_by_mistake(manifest_folder, tmp_path):
+    folder = manifest_folder()
+    run(folder, tmp_path / "run", "test=false")
+    before = (tmp_path / "run" / "config.yaml").read_text()
+
+    with pytest.raises(ConfigError, match=r"model\.optimizer\.generator\.lr: 0\.001 there, 0\.5 now"):
+        run(folder, tmp_path / "run", "test=false", "model.optimizer.generator.lr=0.5")
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    run(folder, tmp_path / "run", "test=false", "model.optimizer.generator.lr=0.5", "resume=false")
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_files(manifest_folder, tmp_path):
+    with pytest.raises(TrainingError, match=r"raw_\d\.tif"):
+        run(manifest_folder(), tmp_path / "run", "model.optimizer.generator.lr=1.0e+30", "trainer.max_epochs=3")
+
+
+def test_the_literal_rescale_and_sigmoid_rescale_configuration_saves_eight_bit_images(manifest_folder, tmp_path):
+    import tifffile
+
+    run(manifest_folder(), tmp_path / "run", "callbacks.previews.every_n_epochs=1", "test=false")
+    previews = sorted((tmp_path / "run" / "previews").rglob("*.ome.tif"))
+
+    assert {path.name.removesuffix(".ome.tif").split("_", 2)[2] for path in previews} >= {"raw", "seg", "seg_target"}
+    assert {tifffile.imread(path).dtype.name for path in previews} == {"uint8"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (["~model.task_heads.seg.loss"], r"model\.task_heads\.seg\.loss"),
+        (["~model.optimizer.generator"], r"model\.optimizer\.generator"),
+        (["~data.columns.seg"], r"data\.columns"),
+        (["model.backbone.kernel_sizes=3"], "kernel_sizes"),
+        (["data.patch_shape=[512,512]"], r"data\.patch_shape"),
+        (["ckpt_path=nowhere.ckpt"], r"ckpt_path.*nowhere\.ckpt"),
+    ],
+)
+def test_a_wrong_experiment_says_which_key_before_the_first_step(manifest_folder, tmp_path, extra, says):
+    with pytest.raises(ConfigError, match=says):
+        run(manifest_folder(), tmp_path / "run", *extra)
+    assert not list(tmp_path.glob("run/checkpoints/*"))
