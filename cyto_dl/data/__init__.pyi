@@ -1,0 +1,9 @@
+from .datamodule import DataframeDatamodule as DataframeDatamodule
+from .image import Image as Image
+from .image import ImageInfo as ImageInfo
+from .image import describe_image as describe_image
+from .image import read_image as read_image
+from .image import write_image as write_image
+from .manifest import read_manifest as read_manifest
+from .prepare import prepare_data as prepare_data
+from .transforms import ReadImaged as ReadImaged

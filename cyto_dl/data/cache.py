@@ -1,0 +1,134 @@
+"""Loaded and preprocessed images, computed once and kept on disk across epochs and runs.
+
+    row -> load -> preprocess -> <cache_dir>/<key>.pt -> memory-mapped tensors, of which a patch is read alone
+
+The key is the hash of the source files (path, size, time of change) and of the transforms (class, source code, arguments).
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.data import MetaTensor, PersistentDataset
+
+from cyto_dl.data.describe import describe
+from cyto_dl.data.manifest import ROW, Row
+from cyto_dl.data.transforms import Transform, run_transforms
+from cyto_dl.storage import atomic_path, is_remote, localize
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1      # of the cached files; part of the key, so that a change of format recomputes them
+
+
+class Sample(NamedTuple):
+    """One image after preprocessing: its tensors C(Z)YX by key, the source's path and its pixel size."""
+
+    tensors: dict[str, torch.Tensor]
+    path: str
+    spacing_um: tuple[float, ...] | None
+
+
+class CachedDataset(PersistentDataset):
+    """The rows of one split as `Sample`, from the cache where it has them.
+
+    Args:
+        rows: As `read_manifest` returns them.
+        transforms: Deterministic: load and preprocess.
+        source_key: The key whose path and pixel size stand for the row.
+        cache_dir: Where results are kept; None computes them every time.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], transforms: Sequence[Transform], *, source_key: str, cache_dir: str | Path | None = None
+    ) -> None:
+        super().__init__(rows, (), cache_dir)
+        self.steps = tuple(transforms)
+        self.source_key = source_key
+        self._steps_hash = _hash([FORMAT, *map(describe, transforms)]) if cache_dir is not None else ""
+        self._files: dict[int, Path] = {}
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._cachecheck(self.data[index])
+
+    def path(self, index: int) -> str:
+        """The path of a row's source, or where the row stands if it is an array."""
+        return _source_path(self.data[index], self.source_key)
+
+    def _cachecheck(self, item_transformed: Row) -> Sample:
+        """PersistentDataset's hook: the sample of a row, from the cache or computed and kept."""
+        if self.cache_dir is None:
+            return self._pre_transform(item_transformed)
+        file = self._file(item_transformed)
+        if file.is_file() and (sample := _load(file)) is not None:
+            return sample
+        _save(self._pre_transform(item_transformed), file)
+        return _load(file) or self._pre_transform(item_transformed)
+
+    def _pre_transform(self, item_transformed: Row) -> Sample:
+        path = _source_path(item_transformed, self.source_key)
+        item = run_transforms(self.steps, dict(item_transformed), path=path)
+        source = item[self.source_key]
+        known = isinstance(source, MetaTensor) and source.meta.get("spacing_um") is not None
+        spacing_um = tuple(float(size) for size in source.pixdim[: source.ndim - 1]) if known else None
+        return Sample({key: plain for key, value in item.items() if (plain := plain_tensor(value)) is not None}, path, spacing_um)
+
+    def _file(self, row: Row) -> Path:
+        """Where a row's result is kept. Worked out once per row, so that a run sees one state of its files."""
+        if id(row) not in self._files:
+            identity = {key: _identity(value) for key, value in row.items() if key != ROW}
+            self._files[id(row)] = Path(self.cache_dir) / f"{_hash([self._steps_hash, identity])}.pt"
+        return self._files[id(row)]
+
+
+def plain_tensor(value: Any) -> torch.Tensor | None:
+    """A value as a plain tensor if it is an image (C(Z)YX, at least three axes), otherwise None."""
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value)
+    if not isinstance(value, torch.Tensor) or value.ndim < 3:
+        return None
+    return value.as_tensor() if isinstance(value, MetaTensor) else value
+
+
+def _source_path(row: Row, source_key: str) -> str:
+    source = row[source_key]
+    return str(source) if isinstance(source, str | os.PathLike) else row[ROW]
+
+
+def _identity(value: Any) -> Any:
+    """What says whether a file or an array is still the same."""
+    if not isinstance(value, str | os.PathLike):
+        return describe(value)
+    stat = localize(value).stat()
+    if is_remote(value):     # the local copy's path holds the object's version, and its time is that of the download
+        return [str(localize(value)), stat.st_size]
+    return [str(value), stat.st_size, stat.st_mtime_ns]
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+def _save(sample: Sample, file: Path) -> None:
+    tensors = {key: tensor.contiguous() for key, tensor in sample.tensors.items()}
+    content = {"tensors": tensors, "path": sample.path, "spacing_um": sample.spacing_um}
+    with atomic_path(file) as temporary:
+        torch.save(content, temporary)
+
+
+def _load(file: Path) -> Sample | None:
+    """The sample of a cache file, mapped into memory; None if the file is damaged."""
+    try:
+        content = torch.load(file, mmap=True, weights_only=True)
+        if isinstance(content, Mapping) and content.keys() == set(Sample._fields):
+            return Sample(**content)
+        reason = "it holds something else"
+    except Exception as error:     # a damaged archive fails in many ways
+        reason = str(error).partition("\n")[0]
+    logger.warning("the cached file %s is damaged (%s); it is computed again", file, reason)
+    return None

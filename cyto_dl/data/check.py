@@ -1,0 +1,164 @@
+"""Check the images of a manifest from their headers, before anything is trained: every problem as one sentence."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cyto_dl.data.image import ImageInfo, describe_array, describe_image, wrong_num_channels
+from cyto_dl.data.manifest import ROW, Row
+from cyto_dl.errors import ImageError
+
+Read = Mapping[str, Any]        # keyword arguments of read_image, and num_channels
+
+
+@dataclass(frozen=True)
+class Described:
+    """One image of a manifest: its row, key, file and header."""
+
+    where: str
+    key: str
+    path: str
+    info: ImageInfo
+
+
+def describe_rows(rows: Sequence[Row], reads: Mapping[str, Read]) -> tuple[list[list[Described]], list[str]]:
+    """The headers of the images of every row, and what is wrong with each image alone.
+
+    Args:
+        rows: As `read_manifest` returns them.
+        reads: How each key is read: the keyword arguments of `read_image`, and `num_channels` if it is known.
+
+    Returns:
+        Per row the images that can be read; the problems of the others.
+    """
+    described, problems = [], []
+    for row in rows:
+        images = []
+        for key, read in reads.items():
+            if row.get(key) is None:
+                continue
+            try:
+                image = _describe(row, key, read)
+            except ImageError as error:
+                problems.append(f"{row[ROW]}: {error}")
+                continue
+            images.append(image)
+            if read.get("num_channels") not in (None, image.info.shape[0]):
+                problem = wrong_num_channels(image.path, key, image.info.shape[0], read["num_channels"])
+                problems.append(f"{row[ROW]}: {problem}")
+        described.append(images)
+    return described, problems
+
+
+def _describe(row: Row, key: str, read: Read) -> Described:
+    selection = {name: value for name, value in read.items() if name != "num_channels"}
+    value = row[key]
+    if isinstance(value, str | os.PathLike):
+        return Described(row[ROW], key, str(value), describe_image(value, **selection))
+    name = f"{row[ROW]} '{key}'"
+    if not hasattr(value, "shape"):
+        raise ImageError(f"{name}: an image is a path or an array, but this is a {type(value).__name__}.")
+    in_memory = {name: selection[name] for name in ("spatial_dims", "channels", "z") if name in selection}
+    return Described(row[ROW], key, name, describe_array(np.asarray(value), name=name, **in_memory))
+
+
+def check_channels(described: Sequence[Sequence[Described]]) -> list[str]:
+    """The keys whose images differ in their number of channels."""
+    return _check_same(described, "number of channels", lambda info: info.shape[0])
+
+
+def check_dtypes(described: Sequence[Sequence[Described]], source_key: str) -> list[str]:
+    """Whether the sources differ in dtype: their intensities are then not on one scale.
+
+    Targets may differ: label images are often saved in the smallest dtype that holds their labels.
+    """
+    sources = [[image for image in row if image.key == source_key] for row in described]
+    return _check_same(sources, "dtype", lambda info: info.dtype)
+
+
+def _check_same(described: Sequence[Sequence[Described]], name: str, value: Callable[[ImageInfo], Any]) -> list[str]:
+    problems = []
+    by_key: dict[str, dict[Any, list[Described]]] = defaultdict(lambda: defaultdict(list))
+    for image in (image for row in described for image in row):
+        by_key[image.key][value(image.info)].append(image)
+    for key, groups in by_key.items():
+        if len(groups) > 1:
+            each = "; ".join(f"{found}: {len(some)} images, e.g. {some[0].path} ({some[0].where})" for found, some in groups.items())
+            problems.append(f"the images of '{key}' differ in their {name}: {each}. Convert them to one, or leave some out.")
+    return problems
+
+
+def check_sizes(described: Sequence[Sequence[Described]], source_key: str) -> list[str]:
+    """The targets that do not cover the same voxels as their source; they may lack the leading axes."""
+    problems = []
+    for row in described:
+        sizes = {image.key: image for image in row}
+        if source_key not in sizes:
+            continue
+        source = sizes.pop(source_key)
+        size = source.info.shape[1:]
+        for target in sizes.values():
+            if target.info.shape[1:] != size[len(size) - len(target.info.shape) + 1 :]:
+                problems.append(
+                    f"{source.where}: '{source_key}' ({source.path}) has the size {size}, "
+                    f"but '{target.key}' ({target.path}) has {target.info.shape[1:]}. They must be equal."
+                )
+    return problems
+
+
+def check_patch_shape(described: Sequence[Sequence[Described]], source_key: str, patch_shape: Sequence[int]) -> list[str]:
+    """The sources that a patch does not fit into."""
+    patch = tuple(patch_shape)
+    sources = [image for row in described for image in row if image.key == source_key]
+    return [
+        f"{image.where}: {patch_too_large(image.path, image.info.shape[1:], patch)}"
+        for image in sources if not fits(patch, image.info.shape[1:])
+    ]
+
+
+def fits(patch_shape: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether a patch has as many axes as an image and is nowhere larger."""
+    return len(patch_shape) == len(shape) and all(patch <= size for patch, size in zip(patch_shape, shape, strict=True))
+
+
+def patch_too_large(path: str, shape: Sequence[int], patch_shape: Sequence[int]) -> str:
+    """The message for an image that a patch does not fit into."""
+    return (
+        f"{path}: the image's size is {tuple(shape)}, but data.patch_shape is {tuple(patch_shape)}. Give a patch shape with "
+        "as many axes as the image and nowhere larger, or pad the images in data.transforms.preprocess."
+    )
+
+
+def check_leakage(
+    rows_by_split: Mapping[str, Sequence[Row]], *, source_key: str, identity: Callable[[Any], Any] | None = None
+) -> list[str]:
+    """The sources that are in more than one of train, valid and test: the scores would be too good.
+
+    Args:
+        rows_by_split: As `read_manifest` returns them.
+        source_key: The key of the source.
+        identity: What two equal images share. Default: the path, symbolic links resolved; for arrays the object.
+    """
+    identity = identity or _address
+    places: dict[Any, dict[str, Row]] = defaultdict(dict)
+    for split, rows in rows_by_split.items():
+        for row in rows if split != "predict" else ():     # one may well predict what one trained on
+            places[identity(row[source_key])].setdefault(split, row)
+    return [
+        "the same image is in several splits: " + ", ".join(_place(split, row, source_key) for split, row in found.items())
+        + ". Keep it in one of them."
+        for found in places.values() if len(found) > 1
+    ]
+
+
+def _address(value: Any) -> Any:
+    return os.path.realpath(value) if isinstance(value, str | os.PathLike) else id(value)
+
+
+def _place(split: str, row: Row, source_key: str) -> str:
+    source = row[source_key]
+    return f"{split} ({row[ROW]}{': ' + str(source) if isinstance(source, str) else ''})"

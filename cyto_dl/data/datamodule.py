@@ -1,0 +1,226 @@
+"""`DataframeDatamodule`: from a manifest and a list of transforms to batches.
+
+    manifest -> rows per split -> CachedDataset (load, preprocess) -> PatchDataset (train) | WholeImages -> batches
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from cyto_dl.data.cache import CachedDataset
+from cyto_dl.data.check import (
+    Described,
+    check_channels,
+    check_dtypes,
+    check_leakage,
+    check_patch_shape,
+    check_sizes,
+    describe_rows,
+)
+from cyto_dl.data.dry_run import check_without_targets
+from cyto_dl.data.loader import PatchSampler, ResumableLoader, RowSampler
+from cyto_dl.data.manifest import SPLITS, InMemory, Row, Rows, collect_rows, read_manifest
+from cyto_dl.data.patches import Item, PatchDataset, WholeImages
+from cyto_dl.data.stages import Stages, for_source, readers, stages
+from cyto_dl.errors import ConfigError, ManifestError, list_problems
+
+logger = logging.getLogger(__name__)
+
+RESERVED = ("path", "spacing_um", "row", "split")
+OWN_ARGUMENTS = ("dataset", "sampler", "batch_sampler", "shuffle")     # of torch's DataLoader
+SPLITS_OF_STAGE = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("predict",)}
+
+
+class DataframeDatamodule(LightningDataModule):
+    """The images of a manifest as batches.
+
+    A batch is {key: float32 tensor BC(Z)YX, "path": the sources' paths, "spacing_um": their pixel sizes or None}.
+
+    Args:
+        path: A folder with train.csv, valid.csv, test.csv, predict.csv; or one .csv or .parquet file; or in memory a
+            table, a list of rows or {split: rows}, whose values may be arrays.
+        columns: Batch key -> column of the manifest.
+        transforms: {load, preprocess, augment}, one list, or one list per split (see `cyto_dl.data.stages`).
+        source_key: The key of the source; the other keys are targets. Default: the first of `columns`.
+        split_column: The column of the splits, when the manifest is one file.
+        cache_dir: Where preprocessed images are kept across epochs and runs; None computes them each time.
+        patch_shape: What training sees, (Z)YX; None for whole images.
+        patches_per_image: How many patches an epoch takes of each image.
+        foreground_key: The key whose non-zero voxels are the foreground.
+        foreground_fraction: The fraction of patches centred on foreground; the others are anywhere.
+        seed: Other seeds give other patches.
+        batch_size: Patches in a training batch. Other splits have whole images, one by one.
+        loader_kwargs: Everything else goes to torch's DataLoader.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | PathLike[str] | InMemory,
+        columns: Mapping[str, str],
+        transforms: Mapping[str, Sequence[Any]] | Sequence[Any],
+        source_key: str | None = None,
+        split_column: str | None = None,
+        cache_dir: str | None = None,
+        patch_shape: Sequence[int] | None = None,
+        patches_per_image: int = 1,
+        foreground_key: str | None = None,
+        foreground_fraction: float = 0.0,
+        seed: int = 0,
+        batch_size: int = 1,
+        **loader_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.path = path
+        self.columns = dict(columns)
+        self.source_key = source_key or next(iter(self.columns), "")
+        self.transforms = transforms
+        self.split_column = split_column
+        self.cache_dir = cache_dir
+        self.patches = {
+            "patch_shape": patch_shape, "patches_per_image": patches_per_image, "seed": seed,
+            "foreground_key": foreground_key, "foreground_fraction": foreground_fraction,
+        }
+        self.batch_size = batch_size
+        self.loader_kwargs = loader_kwargs
+        self._rows: Rows | None = None
+        self._check_arguments()
+        self.stages = self._stages()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the manifest and check every image of the stage's splits, before the first step.
+
+        Raises:
+            ManifestError: With everything that is wrong with the table and its images, at once.
+        """
+        wanted = SPLITS_OF_STAGE.get(stage or "", tuple(self.rows))
+        rows = {split: self.rows[split] for split in wanted if split in self.rows}
+        problems = check_leakage(self.rows, source_key=self.source_key)
+        described: list[list[Described]] = []
+        for split, found in rows.items():
+            reads = {key: reader.selection for key, reader in readers(self._stages_of(split).load).items()}
+            images, unreadable = describe_rows(found, reads)
+            problems += unreadable
+            described += images
+            if split == "train" and self._keeps_geometry and self.patches["patch_shape"] is not None:
+                problems += check_patch_shape(images, self.source_key, self.patches["patch_shape"])
+        problems += check_channels(described)
+        if self._keeps_geometry:
+            problems += check_sizes(described, self.source_key)
+        for warning in check_dtypes(described, self.source_key):
+            logger.warning("%s", warning)
+        if problems:
+            raise ManifestError(f"{self._name}: the images cannot be used:\n{list_problems(problems)}")
+
+    @property
+    def rows(self) -> Rows:
+        """The rows of each split, read once."""
+        if self._rows is None:
+            how: dict[str, Any] = {
+                "columns": self.columns, "split_column": self.split_column, "source_key": self.source_key
+            }
+            is_file = isinstance(self.path, str | PathLike)
+            self._rows = read_manifest(self.path, **how) if is_file else collect_rows(self.path, **how)
+        return self._rows
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Random patches, augmented, in an order that depends on the seed and the epoch."""
+        dataset = PatchDataset(self._samples("train"), augment=self.stages["train"].augment, **self.patches)
+        sampler = PatchSampler(len(dataset.samples), dataset.patches_per_image, seed=dataset.seed)
+        loader = ResumableLoader(dataset, batch_size=self.batch_size, sampler=sampler, **self._loader_arguments())
+        if self.trainer is not None:
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+            loader.num_unfinished = lambda: progress.ready - progress.processed
+        return loader
+
+    def val_dataloader(self) -> DataLoader:
+        """Whole images, one by one, in the order of the manifest."""
+        return self._whole_images("valid")
+
+    def test_dataloader(self) -> DataLoader:
+        """Whole images, one by one, in the order of the manifest."""
+        return self._whole_images("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Whole images without targets, one by one, in the order of the manifest."""
+        return self._whole_images("predict")
+
+    def _whole_images(self, split: str) -> DataLoader:
+        samples = self._samples(split)
+        arguments = self._loader_arguments() | {"drop_last": False}
+        return DataLoader(WholeImages(samples), batch_size=1, sampler=RowSampler(len(samples)), **arguments)
+
+    def _samples(self, split: str) -> CachedDataset:
+        found = self._stages_of(split)
+        cache_dir = None if split == "predict" else self.cache_dir     # every image is seen once
+        transforms = (*found.load, *found.preprocess)
+        return CachedDataset(self._rows_of(split), transforms, source_key=self.source_key, cache_dir=cache_dir)
+
+    def _rows_of(self, split: str) -> list[Row]:
+        if split not in self.rows:
+            there = ", ".join(f"{name} ({len(rows)})" for name, rows in self.rows.items())
+            raise ManifestError(
+                f"{self._name}: there are no rows of the split '{split}'; there are {there}. "
+                "Add a file or rows for it, or name the column of the splits in data.split_column."
+            )
+        return self.rows[split]
+
+    def _stages_of(self, split: str) -> Stages:
+        return self.stages[split] if split in self.stages else stages(self.transforms, split=split)     # raises
+
+    def _stages(self) -> dict[str, Stages]:
+        """The transforms of every split that has any, tried without targets where there are none."""
+        per_split = isinstance(self.transforms, Mapping) and set(self.transforms) <= set(SPLITS)
+        found = {split: stages(self.transforms, split=split) for split in (self.transforms if per_split else SPLITS)}
+        if "predict" in found:
+            self._keeps_geometry = check_without_targets(found["predict"], self.source_key)
+            found["predict"] = Stages(*(tuple(for_source(part, self.source_key)) for part in found["predict"]))
+        return found
+
+    def _check_arguments(self) -> None:
+        problems = [f"data.columns.{key}: this name is taken; a batch has it anyway" for key in self.columns if key in RESERVED]
+        foreground_key = self.patches["foreground_key"]
+        for name, key in ("source_key", self.source_key), ("foreground_key", foreground_key):
+            if key is not None and key not in self.columns:
+                problems.append(f"data.{name} is '{key}', but data.columns has {', '.join(self.columns) or 'nothing'}")
+        if self.patches["foreground_fraction"] > 0 and foreground_key is None:
+            problems.append("data.foreground_fraction is given without data.foreground_key")
+        if not 0 <= self.patches["foreground_fraction"] <= 1:
+            problems.append(f"data.foreground_fraction is {self.patches['foreground_fraction']}; it is between 0 and 1")
+        for name, number in ("patches_per_image", self.patches["patches_per_image"]), ("batch_size", self.batch_size):
+            if not isinstance(number, int) or number < 1:
+                problems.append(f"data.{name} is {number!r}; it is a whole number from 1 up")
+        if own := [name for name in OWN_ARGUMENTS if name in self.loader_kwargs]:
+            problems.append(f"data.{', data.'.join(own)} cannot be given: the order of the images is the data module's")
+        if problems:
+            raise ConfigError(f"the data configuration cannot be used:\n{list_problems(problems)}")
+
+    def _loader_arguments(self) -> dict[str, Any]:
+        return {"collate_fn": collate, **self.loader_kwargs}
+
+    @property
+    def _name(self) -> str:
+        return str(self.path) if isinstance(self.path, str | PathLike) else "data.path"
+
+
+def collate(items: Sequence[Item | list[Item]]) -> dict[str, Any]:
+    """Items as a batch: images stacked, paths and pixel sizes listed."""
+    flat = [one for item in items for one in (item if isinstance(item, list) else [item])]
+    batch: dict[str, Any] = {}
+    for key in flat[0]:
+        values = [item[key] for item in flat]
+        if not isinstance(values[0], torch.Tensor):
+            batch[key] = values
+            continue
+        if len({value.shape for value in values}) > 1:
+            sizes = ", ".join(f"{item['path']} {tuple(item[key].shape)}" for item in flat)
+            raise ConfigError(
+                f"The images of a batch have different sizes of '{key}': {sizes}. Set data.patch_shape, or data.batch_size to 1."
+            )
+        batch[key] = torch.stack(values)
+    return batch

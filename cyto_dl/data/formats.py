@@ -1,0 +1,183 @@
+"""The file formats that CytoDL reads: one function per format, in the table `READERS`.
+
+A reader opens one scene of a file, says what its header says, and reads the planes that are asked for. To add a format,
+write such a function and enter its suffix in `READERS`; nothing else in CytoDL knows about formats.
+"""
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cyto_dl.errors import ImageError
+
+UNKNOWN_AXIS = "QI"     # tifffile's letters for an axis without a name
+MICROMETRES = {"µm": 1.0, "μm": 1.0, "\\u00b5m": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0,
+               "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}       # both of Unicode's mu
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One scene of an open file: what its header says, and how its planes are read.
+
+    `read` takes the indices that are wanted per axis (all of them for an axis that is not named) and keeps every axis.
+    """
+
+    axes: str
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[Mapping[str, list[int]]], np.ndarray]
+    spacing_um: Mapping[str, float] = field(default_factory=dict)
+
+
+Reader = Callable[[Path, int | str | None], AbstractContextManager[Stored]]
+
+
+def stored_array(array: np.ndarray) -> Stored:
+    """An array in memory, or mapped into it, as if it were stored in a file: YX, and axes without a name before it."""
+    axes = ("Q" * (array.ndim - 2) + "YX")[: array.ndim]
+    return Stored(axes, tuple(array.shape), str(array.dtype), partial(_take, array, axes))
+
+
+def _take(array: np.ndarray, axes: str, wanted: Mapping[str, list[int]]) -> np.ndarray:
+    for position, axis in enumerate(axes):
+        if axis in wanted:
+            array = np.take(array, wanted[axis], axis=position)
+    return array
+
+
+@contextmanager
+def open_npy(path: Path, scene: int | str | None) -> Iterator[Stored]:
+    """A NumPy file: YX, then upwards (Z)YX and C(Z)YX; the leading axes carry no name."""
+    _refuse_scene(path, scene)
+    yield stored_array(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+@contextmanager
+def open_picture(path: Path, scene: int | str | None) -> Iterator[Stored]:
+    """A PNG or JPEG. A palette is not applied: in masks its indices are the labels."""
+    from PIL import Image
+
+    _refuse_scene(path, scene)
+    with Image.open(path) as picture:
+        num_samples = len(picture.getbands())
+        array = np.asarray(Image.new(picture.mode, (1, 1)))
+        size = (picture.height, picture.width)
+        shape, axes = ((*size, num_samples), "YXS") if num_samples > 1 else (size, "YX")
+        dtype = "uint8" if array.dtype == bool else str(array.dtype)
+
+        def read(wanted: Mapping[str, list[int]]) -> np.ndarray:
+            return _take(np.asarray(picture).astype(dtype, copy=False), axes, wanted)
+
+        yield Stored(axes, shape, dtype, read)
+
+
+def _refuse_scene(path: Path, scene: int | str | None) -> None:
+    if scene not in (None, 0):
+        raise ImageError(f"{path}: scene {scene!r} was asked for, but this format holds one image. Remove `scene`.")
+
+
+@contextmanager
+def open_tiff(path: Path, scene: int | str | None) -> Iterator[Stored]:
+    """A TIFF: OME-TIFF, ImageJ's hyperstacks and plain ones."""
+    import tifffile
+
+    with _refusing_damage(path), tifffile.TiffFile(path) as tif:
+        index = _scene_index(path, [series.name for series in tif.series], scene)
+        series = tif.series[index]
+        yield Stored(
+            series.axes, tuple(series.shape), str(series.dtype), partial(_read_series, tif, index), _spacing_um(tif, index)
+        )
+
+
+@contextmanager
+def _refusing_damage(path: Path) -> Iterator[None]:
+    """Raise what tifffile only logs: a file cut off at the end reads as fewer planes, or loses the names of its axes."""
+    complaints: list[str] = []
+    reader = threading.get_ident()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            message = record.getMessage()
+            if record.thread == reader and ("invalid page offset" in message or "invalid value offset" in message
+                                            or "corrupted" in message):
+                complaints.append(message)
+
+    tifffile_logger, listener = logging.getLogger("tifffile"), Listener(logging.WARNING)
+    tifffile_logger.addHandler(listener)
+    try:
+        yield
+    finally:
+        tifffile_logger.removeHandler(listener)
+    if complaints:
+        raise ImageError(f"{path}: the file is damaged or cut off ({complaints[0]}). Copy it again from its source.")
+
+
+def _scene_index(path: Path, names: list[str], scene: int | str | None) -> int:
+    choices = ", ".join(f"{index} ({name})" if name else str(index) for index, name in enumerate(names))
+    if isinstance(scene, str) and scene in names:
+        return names.index(scene)
+    if isinstance(scene, int) and 0 <= scene < len(names):
+        return scene
+    if scene is None and len(names) == 1:
+        return 0
+    wish = "holds several scenes" if scene is None else f"has no scene {scene!r}"
+    raise ImageError(f"{path}: the file {wish}. Choose with `scene` of the image's reader: {choices}.")
+
+
+def _read_series(tif: Any, index: int, wanted: Mapping[str, list[int]]) -> np.ndarray:
+    """Read only the pages that hold what is wanted, where pages and planes agree; otherwise everything."""
+    series = tif.series[index]
+    page_axes = series.keyframe.axes
+    leading_axes, leading_shape = series.axes[: -len(page_axes)], series.shape[: -len(page_axes)]
+    if not series.axes.endswith(page_axes) or len(series.pages) != math.prod(leading_shape):
+        return _take(series.asarray(), series.axes, wanted)
+    picks = [wanted.get(axis, range(length)) for axis, length in zip(leading_axes, leading_shape, strict=True)]
+    keys = np.ravel_multi_index(np.meshgrid(*picks, indexing="ij"), leading_shape).ravel() if picks else [0]
+    array = tif.asarray(key=[int(key) for key in keys], series=index)
+    array = array.reshape(*(len(pick) for pick in picks), *series.keyframe.shape)
+    return _take(array, series.axes, {axis: take for axis, take in wanted.items() if axis in page_axes})
+
+
+def _spacing_um(tif: Any, index: int) -> dict[str, float]:
+    """The pixel size per axis that OME or ImageJ metadata give, where they give it with a unit of length."""
+    if tif.is_ome:
+        return _ome_spacing_um(tif.ome_metadata, index)
+    if tif.is_imagej:
+        metadata, tags = tif.imagej_metadata or {}, tif.pages[0].tags
+        scale = MICROMETRES.get(str(metadata.get("unit", "")).lower())
+        resolutions = {axis: tags.valueof(f"{axis}Resolution") for axis in "XY"}
+        if scale is not None:
+            spacing = {axis: scale * value[1] / value[0] for axis, value in resolutions.items() if value and value[0]}
+            return spacing | ({"Z": scale * float(metadata["spacing"])} if "spacing" in metadata else {})
+    return {}
+
+
+def _ome_spacing_um(ome_xml: str, index: int) -> dict[str, float]:
+    from xml.etree import ElementTree
+
+    pixels = ElementTree.fromstring(ome_xml).findall("{*}Image/{*}Pixels")[index].attrib
+    spacing = {}
+    for axis in "ZYX":
+        scale = MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        size = float(pixels.get(f"PhysicalSize{axis}", 0))
+        if scale is not None and size > 0:
+            spacing[axis] = scale * size
+    return spacing
+
+
+READERS: dict[str, Reader] = {
+    ".tif": open_tiff,
+    ".tiff": open_tiff,
+    ".png": open_picture,
+    ".jpg": open_picture,
+    ".jpeg": open_picture,
+    ".npy": open_npy,
+}
