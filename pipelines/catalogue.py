@@ -30,10 +30,8 @@ def describe(pipeline: "BaseComponent") -> str:
     """A pipeline's purpose and its arguments with type, default and meaning, as text."""
     lines = [pipeline.description or ""]
     for name, spec in _inputs(pipeline).items():
-        default = (
-            f"default {json.dumps(pipeline.component_spec.inputs[name].default)}" if spec.is_optional else "required"
-        )
-        lines.append(f"  {name}  ({_type_name(spec)}, {default})")
+        default = json.dumps(pipeline.component_spec.inputs[name].default)
+        lines.append(f"  {name}  ({_type_name(spec)}, {f'default {default}' if spec.is_optional else 'required'})")
         lines.append(f"      {' '.join(spec.description.split())}")
     return "\n".join(lines)
 

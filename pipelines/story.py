@@ -7,6 +7,7 @@ tracebacks. All of it goes to the run's log file; the terminal gets the story.
 import io
 import re
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -51,7 +52,7 @@ class Story(io.TextIOBase):
     _unfinished: str = ""
     _in_inputs: bool = False
     _traceback: list[str] = field(default_factory=list)
-    _last_line: str = ""
+    _last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=3))
 
     def writable(self) -> bool:
         return True
@@ -74,7 +75,8 @@ class Story(io.TextIOBase):
 
     def _hear_runner(self, level: str, message: str) -> None:
         if started := _STARTED.fullmatch(message):
-            self._step, self._started, self._last_line = started["step"], time.monotonic(), ""
+            self._step, self._started = started["step"], time.monotonic()
+            self._last_lines.clear()
             self._tell(f"[{len(self.seconds) + 1} of {self.num_steps}] {self._step}")
         elif ended := _ENDED.fullmatch(message):
             self._end(ended["step"], succeeded=ended["status"] == "SUCCESS")
@@ -114,7 +116,8 @@ class Story(io.TextIOBase):
             if error := _ERROR.fullmatch(self._traceback[index]):
                 message = "\n".join([error["message"] or "", *self._traceback[index + 1 :]])
                 return StepFailure(step, error["name"], message)
-        return StepFailure(step, "", f"the process ended without saying why; its last line: {self._last_line or '-'}")
+        lines = "\n".join(self._last_lines) or "-"
+        return StepFailure(step, "", f"the process ended without an error; its last lines:\n{lines}")
 
     def _tell_traceback(self) -> None:
         for line in self._traceback:
@@ -122,7 +125,7 @@ class Story(io.TextIOBase):
         self._traceback.clear()
 
     def _tell_step(self, line: str) -> None:
-        self._last_line = line
+        self._last_lines.append(line)
         self._tell(f"{_INDENT}{line}")
 
     def _tell(self, line: str) -> None:

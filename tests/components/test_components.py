@@ -1,0 +1,165 @@
+import ast
+import inspect
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp import dsl
+
+import cyto_dl
+from components.evaluate import evaluate
+from components.export import export
+from components.image import DEFAULT_IMAGE
+from components.prepare_data import prepare_data
+from components.train import train
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPONENTS = {"prepare_data": prepare_data, "train": train, "evaluate": evaluate, "export": export}
+HEAVY = ("torch", "monai", "lightning", "mlflow", "skimage")
+
+
+@pytest.fixture
+def artifact(tmp_path):
+    """Makes an artifact as KFP's launcher hands it to a step."""
+
+    def make(kind: type[dsl.Artifact], name: str) -> Any:
+        return kind(name=name, uri=str(tmp_path / name), metadata={})
+
+    return make
+
+
+@pytest.fixture
+def step(monkeypatch):
+    """Replaces a function of cyto_dl.steps by one that records its call."""
+
+    def replace(name: str, answer: Any) -> dict[str, Any]:
+        call: dict[str, Any] = {}
+        signature = inspect.signature(getattr(__import__("cyto_dl.steps", fromlist=[name]), name))
+
+        def record(*args: Any, **kwargs: Any) -> Any:
+            call.update(signature.bind(*args, **kwargs).arguments)
+            return answer
+
+        monkeypatch.setattr(f"cyto_dl.steps.{name}", record)
+        return call
+
+    return replace
+
+
+def test_every_file_of_the_folder_is_a_tested_component():
+    files = {path.stem for path in (ROOT / "components").glob("*.py")} - {"__init__", "image"}
+    assert files == set(COMPONENTS)
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_body_is_one_import_and_one_call(name):
+    function = ast.parse(textwrap.dedent(inspect.getsource(COMPONENTS[name].python_func))).body[0]
+    imports = [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert [(node.module, len(node.names)) for node in imports] == [("cyto_dl.steps", 1)]
+    called = [node.func.id for node in ast.walk(function) if isinstance(node, ast.Call) and hasattr(node.func, "id")]
+    assert [call for call in called if call != "component"] == [imports[0].names[0].name]
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_every_input_and_output_is_described(name):
+    specification = COMPONENTS[name].component_spec
+    assert specification.description
+    for description in [*specification.inputs.values(), *specification.outputs.values()]:
+        assert description.description
+
+
+def test_components_and_pipelines_import_nothing_but_kfp_and_the_standard_library():
+    code = (
+        "import sys, pkgutil, importlib, components, pipelines.training\n"
+        "for module in pkgutil.iter_modules(components.__path__): importlib.import_module('components.' + module.name)\n"
+        f"print([name for name in {(*HEAVY, 'cyto_dl')} if name in sys.modules])\n"
+    )
+    assert _printed(code) == "[]"
+
+
+def test_the_command_imports_nothing_that_computes():
+    code = (
+        "import sys, pkgutil, importlib, pipelines\n"
+        "names = {module.name for module in pkgutil.iter_modules(pipelines.__path__)} - {'__main__'}\n"
+        "for name in names: importlib.import_module('pipelines.' + name)\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])\n"
+    )
+    assert _printed(code) == "[]"
+
+
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("components/*.py"), *ROOT.glob("pipelines/*.py")]), ids=str)
+def test_annotations_stay_objects_for_kfp_to_read(path):
+    futures = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)]
+    assert "__future__" not in [node.module for node in futures]
+
+
+def test_the_default_image_is_the_one_of_this_version():
+    assert DEFAULT_IMAGE.rpartition(":")[2] == cyto_dl.__version__
+
+
+def test_prepare_data_passes_every_argument_on(step, artifact):
+    call = step("prepare_step", {"num_images": 3})
+    arguments = {
+        "manifest": "m.csv",
+        "source_col": "raw",
+        "target_cols": ["nuclei"],
+        "spatial_dims": 3,
+        "num_channels": 0,
+        "split_column": "split",
+        "group_column": "donor",
+        "fractions": [0.8, 0.1, 0.1],
+        "seed": 7,
+    }
+    dataset = artifact(dsl.Dataset, "dataset")
+    prepare_data.python_func(**arguments, dataset=dataset)
+    assert call == {**arguments, "dataset_dir": dataset.path}
+
+
+def test_train_logs_what_the_training_returns(step, artifact):
+    call = step("train_step", {"valid/seg/dice": 0.9, "train/loss": 0.1})
+    dataset, model = artifact(dsl.Dataset, "dataset"), artifact(dsl.Model, "model")
+    metrics = artifact(dsl.Metrics, "metrics")
+    settings = {
+        "experiment": "im2im/segmentation",
+        "overrides": ["trainer=gpu"],
+        "source_col": "raw",
+        "target_cols": ["nuclei"],
+        "spatial_dims": 2,
+        "num_channels": 1,
+    }
+    train.python_func(dataset=dataset, model=model, metrics=metrics, **settings)
+    assert metrics.metadata == {"valid/seg/dice": 0.9, "train/loss": 0.1}
+    paths = {"dataset_dir": dataset.path, "model_dir": model.path, "metrics_path": metrics.path}
+    assert call == {**settings, **paths}
+
+
+def test_evaluate_logs_what_the_evaluation_returns(step, artifact):
+    call = step("evaluate_step", {"test/seg/dice": 0.9})
+    dataset, model = artifact(dsl.Dataset, "dataset"), artifact(dsl.Model, "model")
+    report, metrics = artifact(dsl.HTML, "report"), artifact(dsl.Metrics, "metrics")
+    evaluate.python_func(dataset=dataset, model=model, split="test", report=report, metrics=metrics)
+    assert metrics.metadata == {"test/seg/dice": 0.9}
+    assert call == {
+        "dataset_dir": dataset.path,
+        "model_dir": model.path,
+        "split": "test",
+        "report_path": report.path,
+        "metrics_path": metrics.path,
+    }
+
+
+def test_export_says_what_the_bundle_is(step, artifact):
+    step("export_step", {"framework": "cyto-dl bundle"})
+    bundle = artifact(dsl.Model, "bundle")
+    inputs = {"dataset": dsl.Dataset, "model": dsl.Model, "metrics": dsl.Metrics}
+    export.python_func(**{name: artifact(kind, name) for name, kind in inputs.items()}, bundle=bundle)
+    assert json.loads(json.dumps(bundle.metadata)) == {"framework": "cyto-dl bundle"}
+
+
+def _printed(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,70 @@
+import json
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+
+from pipelines.local import run_locally
+
+
+def test_a_run_that_succeeds_tells_its_story_and_leaves_a_summary(toy_pipeline, tmp_path, capsys):
+    summary = run_locally(toy_pipeline, {"numbers": [1, 2.5]}, workspace=tmp_path / "runs")
+    written = json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text())
+    told = capsys.readouterr().out
+    assert summary.exit_code == 0
+    assert written["status"] == "succeeded"
+    assert written["metrics"] == {"test/toy/sum": 3.5}
+    assert list(written["steps"]) == ["make-numbers", "add-numbers"]
+    assert (Path(written["dataset"]) / "numbers.json").read_text() == "[1.0, 2.5]"
+    assert written["mlflow"] == {"tracking_uri": "sqlite:///toy.db", "run_id": "abc"}
+    assert "[1 of 2] make-numbers" in told and "[2 of 2] add-numbers" in told
+    assert "writing 2 numbers" in told
+    assert "executor_input" not in told and "parameterValues" not in told  # KFP's own log stays in run.log
+    assert "executor_input" in (summary.folder / "run.log").read_text()
+
+
+def test_a_page_is_copied_to_a_file_that_a_browser_recognizes(toy_pipeline, tmp_path):
+    summary = run_locally(toy_pipeline, {}, workspace=tmp_path)
+    report = Path(summary.places["report"])
+    assert (report.name, report.read_text()) == ("report.html", "<p>3.0</p>")
+
+
+@pytest.mark.parametrize(
+    ("ending", "exit_code", "error"),
+    [
+        ("ManifestError", 2, "manifest.csv: two problems\n  - row 3: no file\n  - row 4: no file"),
+        ("ValueError", 1, "not a number"),
+        ("killed", 1, "the process ended without an error; its last lines:\nabout to be killed\nKilled"),
+    ],
+)
+def test_a_step_that_fails_is_named_with_its_error_and_decides_the_exit_code(
+    toy_pipeline, tmp_path, capsys, ending, exit_code, error
+):
+    summary = run_locally(toy_pipeline, {"ending": ending}, workspace=tmp_path)
+    written = json.loads((summary.folder / "summary.json").read_text())
+    assert summary.exit_code == exit_code
+    assert (written["status"], written["failed_step"], written["error"]) == ("failed", "add-numbers", error)
+    assert "numbers.json" in os.listdir(written["dataset"])  # what the steps before it made is there
+    # The traceback helps only where CytoDL has no explanation; the log has it always.
+    assert ("Traceback" in capsys.readouterr().out) == (ending == "ValueError")
+    assert ("Traceback" in (summary.folder / "run.log").read_text()) == (ending != "killed")
+
+
+def test_runs_in_one_workspace_stand_side_by_side(toy_pipeline, tmp_path):
+    (tmp_path / "precious.txt").write_text("a user's file")
+    first = run_locally(toy_pipeline, {}, workspace=tmp_path)
+    second = run_locally(toy_pipeline, {}, workspace=tmp_path)
+    assert first.folder != second.folder
+    assert (tmp_path / "latest").resolve() == second.folder
+    assert Path(first.places["dataset"]).is_dir()
+    assert (tmp_path / "precious.txt").read_text() == "a user's file"
+
+
+def test_a_run_changes_neither_the_environment_nor_the_pipeline_and_does_not_warn(toy_pipeline, tmp_path):
+    before = dict(os.environ)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_locally(toy_pipeline, {}, workspace=tmp_path)
+    assert dict(os.environ) == before
+    assert toy_pipeline.pipeline_spec.root.dag.tasks["add-numbers"].retry_policy.max_retry_count == 5

@@ -1,0 +1,98 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cyto_dl.errors import StorageError
+from pipelines.cli import main
+from pipelines.remote import Server, submit
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "pipelines" / "compiled" / "training.yaml"
+
+# kfp's own client says on every start that it is no longer a beta version.
+pytestmark = pytest.mark.filterwarnings("ignore:This client only works with Kubeflow Pipeline:FutureWarning")
+
+
+def submit_training(kubeflow, *words: str) -> int:
+    return main(["submit", str(PACKAGE), "manifest=s3://images/m.csv", *words, "--host", kubeflow.host, "--poll", "0"])
+
+
+def test_submit_waits_for_success_and_says_where_the_run_is(kubeflow, capsys):
+    assert submit_training(kubeflow, "spatial_dims=3", 'overrides=["trainer=gpu"]') == 0
+    (run,) = kubeflow.bodies("POST", "/apis/v2beta1/runs")
+    assert run["runtime_config"]["parameters"] == {
+        "manifest": "s3://images/m.csv",
+        "spatial_dims": 3,
+        "overrides": ["trainer=gpu"],
+    }
+    assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "cyto-dl-training"
+    assert "platforms" in run["pipeline_spec"]["platform_spec"]
+    assert run["experiment_id"] == "e1"
+    assert f"succeeded: {kubeflow.host}/#/runs/details/r1" in capsys.readouterr().out
+    assert len(kubeflow.bodies("GET", "/apis/v2beta1/runs/r1")) == 3  # PENDING, RUNNING, SUCCEEDED
+
+
+@pytest.mark.parametrize("state", ["FAILED", "CANCELED", "SKIPPED"])
+def test_submit_fails_when_the_run_does_not_succeed(kubeflow, capsys, state):
+    kubeflow.states = ["RUNNING", state]
+    assert submit_training(kubeflow) == 1
+    assert f"{state.lower()}: {kubeflow.host}/#/runs/details/r1" in capsys.readouterr().out
+
+
+def test_submit_stops_waiting_when_the_time_is_over(kubeflow, capsys):
+    kubeflow.states = ["RUNNING"]
+    assert submit_training(kubeflow, "--timeout", "0") == 1
+    assert "is RUNNING after 0 s and goes on" in capsys.readouterr().err
+
+
+def test_a_pipeline_by_name_is_compiled_before_it_is_submitted(kubeflow):
+    assert main(["submit", "training", "manifest=m.csv", "--host", kubeflow.host, "--poll", "0"]) == 0
+    assert len(kubeflow.bodies("POST", "/apis/v2beta1/runs")) == 1
+
+
+def test_wrong_arguments_are_refused_before_the_server_is_asked(kubeflow, capsys):
+    assert submit_training(kubeflow, "epochs=3") == 2
+    assert "'epochs': no such argument" in capsys.readouterr().err
+    assert kubeflow.requests == []
+
+
+def test_a_server_that_does_not_answer_is_a_storage_error(capsys):
+    # Port 9 (discard) is closed on every machine that runs tests; the connection is refused at once.
+    code = main(["submit", str(PACKAGE), "manifest=m.csv", "--host", "http://127.0.0.1:9"])
+    assert code == 3
+    assert "Kubeflow Pipelines at http://127.0.0.1:9 cannot be used" in capsys.readouterr().err
+
+
+def test_a_server_that_stops_answering_about_a_run_is_a_storage_error(kubeflow, monkeypatch):
+    answer = type(kubeflow).answer
+
+    def forgetful(stub, method, path, body):
+        return (503, {"error": "restarting"}) if path.endswith("/runs/r1") else answer(stub, method, path, body)
+
+    monkeypatch.setattr(type(kubeflow), "answer", forgetful)
+    with pytest.raises(StorageError, match="has stopped answering"):
+        submit(PACKAGE, {"manifest": "m.csv"}, Server(kubeflow.host), experiment="x", timeout_s=60, poll_s=0)
+
+
+def test_a_server_that_refuses_the_run_says_why(kubeflow, monkeypatch):
+    answer = type(kubeflow).answer
+
+    def strict(stub, method, path, body):
+        refused = method == "POST" and path.endswith("/runs")
+        return (400, {"error": "invalid spec"}) if refused else answer(stub, method, path, body)
+
+    monkeypatch.setattr(type(kubeflow), "answer", strict)
+    with pytest.raises(StorageError, match=r"refuses the run: 400 .*invalid spec"):
+        submit(PACKAGE, {"manifest": "m.csv"}, Server(kubeflow.host), experiment="x", timeout_s=60, poll_s=0)
+
+
+def test_the_package_is_accepted_by_the_kfp_command_as_it_is(kubeflow):
+    kfp = str(Path(sys.executable).with_name("kfp"))
+    command = [kfp, "--endpoint", kubeflow.host, "run", "create", "-e", "CytoDL", "-f", str(PACKAGE), "manifest=m.csv"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (run,) = kubeflow.bodies("POST", "/apis/v2beta1/runs")
+    assert run["runtime_config"]["parameters"] == {"manifest": "m.csv"}
+    assert "platforms" in run["pipeline_spec"]["platform_spec"]

@@ -1,0 +1,102 @@
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cyto_dl.config import compose_experiment
+from cyto_dl.errors import ConfigError
+from cyto_dl.steps import prepare_step, train_step
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def trained(monkeypatch, tmp_path):
+    """Calls train_step with a training that composes its experiment and stops; returns (config, metrics)."""
+
+    def run(**changes):
+        seen = {}
+
+        def compose_only(experiment, overrides, *, manifest, output_dir):
+            given = [f"experiment={experiment}", f"data.path='{manifest}'", *overrides]
+            seen["config"] = compose_experiment(given, output_dir=output_dir)
+            seen["cache_existed"] = Path(seen["config"]["paths"]["cache_dir"]).is_dir()
+            return {"train/loss": 0.5, "valid/seg/dice": math.nan}
+
+        monkeypatch.setattr("cyto_dl.train.train_experiment", compose_only)
+        settings = {"source_col": "raw", "target_cols": ["nuclei"], "spatial_dims": 2, "num_channels": 1}
+        settings |= {"overrides": [], **changes}
+        paths = {"model_dir": str(tmp_path / "model"), "metrics_path": str(tmp_path / "metrics")}
+        metrics = train_step(str(tmp_path / "dataset"), "im2im/segmentation", **settings, **paths)
+        assert seen["cache_existed"] and not Path(seen["config"]["paths"]["cache_dir"]).exists()
+        return seen["config"], metrics
+
+    return run
+
+
+def test_training_sees_the_prepared_manifest_and_the_pipelines_parameters(trained, tmp_path):
+    config, _ = trained(source_col="it's a, [column]", target_cols=["cells"], spatial_dims=3, num_channels=2)
+    assert config["data"]["path"] == str(tmp_path / "dataset" / "manifest.csv")
+    assert config["paths"]["output_dir"] == str(tmp_path / "model")
+    assert (config["source_col"], config["target_col"]) == ("it's a, [column]", "cells")
+    assert (config["spatial_dims"], config["raw_im_channels"]) == (3, 2)
+
+
+def test_overrides_win_over_the_pipelines_parameters(trained):
+    config, _ = trained(num_channels=4, overrides=["raw_im_channels=1", "source_channel=2", "trainer.max_epochs=3"])
+    assert (config["raw_im_channels"], config["source_channel"], config["trainer"]["max_epochs"]) == (1, 2, 3)
+
+
+def test_zero_channels_and_several_targets_leave_what_the_experiment_says(trained):
+    untouched = compose_experiment(["experiment=im2im/segmentation"], output_dir="anywhere")
+    config, _ = trained(num_channels=0, target_cols=["a", "b"])
+    assert config["raw_im_channels"] == untouched["raw_im_channels"]
+    assert config["target_col"] == untouched["target_col"]
+
+
+def test_a_step_only_trains_because_the_next_one_evaluates(trained):
+    config, _ = trained()
+    assert (config["train"], config["test"]) == (True, False)
+
+
+@pytest.mark.parametrize("uri", [None, "http://mlflow:5000"])
+def test_training_logs_to_mlflow_where_there_is_one(trained, monkeypatch, uri):
+    if uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    config, _ = trained()
+    assert ("mlflow" in config["logger"]) == (uri is not None)
+
+
+def test_metrics_are_returned_and_written_without_what_json_cannot_say(trained, tmp_path):
+    _, metrics = trained()
+    assert metrics == {"train/loss": 0.5}
+    assert json.loads((tmp_path / "metrics").read_text()) == {"train/loss": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"target_cols": []}, "target_cols is empty"), ({"fractions": [0.8, 0.2]}, "fractions has 2 values")],
+)
+def test_preparing_refuses_parameters_that_cannot_work(tmp_path, changes, message):
+    settings = {"source_col": "raw", "target_cols": ["seg"], "spatial_dims": 2, **changes}
+    with pytest.raises(ConfigError, match=message):
+        prepare_step("m.csv", str(tmp_path / "dataset"), **settings)
+    assert not (tmp_path / "dataset").exists()
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_preparing_writes_the_manifest_and_the_fingerprint_without_torch(manifest_folder, tmp_path, spatial_dims):
+    manifest = manifest_folder(spatial_dims) / "manifest.csv"
+    code = (
+        "import sys\nfrom cyto_dl.steps import prepare_step\n"
+        f"prepare_step({str(manifest)!r}, 'dataset', source_col='raw', target_cols=['seg'],"
+        f" spatial_dims={spatial_dims}.0, num_channels=1.0, fractions=[0.7, 0.15, 0.15], seed=0.0)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    assert sorted(path.name for path in (tmp_path / "dataset").iterdir()) == ["fingerprint.json", "manifest.csv"]
