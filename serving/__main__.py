@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cyto_dl.bundle import load_bundle  # with torch: --help does not wait for it
 
     try:
-        predictor = load_bundle(options.bundle, allow=options.allow_target, replay=True)
+        predictor = load_bundle(options.bundle, allow=options.allow_target)
     except CytoDLError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

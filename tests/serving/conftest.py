@@ -4,16 +4,42 @@ import httpx
 import kserve.model_server
 import numpy as np
 import pytest
+import torch
 from kserve.protocol.rest.server import RESTServer
+from monai.networks.nets import UNet
 
+from cyto_dl.inference import InputSpec, Predictor, SlidingWindow
+from cyto_dl.model.heads import ConvolutionHead
+from cyto_dl.model.network import TaskNetwork
+from cyto_dl.model.utils.postprocessing import identity, sigmoid_rescale
 from serving.model import BundleModel
 from serving.server import build_server
 
 
+def make_predictor(spatial_dims):
+    """A real, untrained predictor with the heads seg (uint8) and distance (float32)."""
+    torch.manual_seed(0)
+    backbone = UNet(spatial_dims, in_channels=1, out_channels=2, channels=(2, 4), strides=(2,))
+    head = {"in_channels": 2, "out_channels": 1, "spatial_dims": spatial_dims}
+    spec = InputSpec("raw", spatial_dims, 1, {"spatial_dims": spatial_dims})
+    output = {"kind": "segmentation", "activation": "sigmoid", "channels": 1, "axes": spec.axes}
+    return Predictor(
+        name="cells",
+        input=spec,
+        outputs={"seg": output | {"dtype": "uint8"}, "distance": output | {"dtype": "float32"}},
+        network=TaskNetwork(backbone, {"seg": ConvolutionHead(**head), "distance": ConvolutionHead(**head)}).eval(),
+        preprocess=[],
+        postprocess={"seg": sigmoid_rescale, "distance": identity},
+        window=SlidingWindow(roi_size=(16,) * spatial_dims),
+        metadata={},
+        device=torch.device("cpu"),
+    )
+
+
 @pytest.fixture(scope="session")
-def models(predictors):
-    """Models over real bundles: cells_2 and cells_3, heads seg (uint8) and distance (float32)."""
-    return {dims: BundleModel(f"cells_{dims}", predictor) for dims, predictor in predictors.items()}
+def models():
+    """The models cells_2 and cells_3, by their spatial dimensions."""
+    return {dims: BundleModel(f"cells_{dims}", make_predictor(dims)) for dims in (2, 3)}
 
 
 @pytest.fixture(scope="session")
