@@ -10,10 +10,13 @@ import json
 import logging
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from cyto_dl.errors import ConfigError
 from cyto_dl.storage import atomic_path
@@ -115,17 +118,15 @@ def evaluate_step(
 
     Both also go to the MLflow run of the training, if it had one.
     """
-    from cyto_dl.bundle.checkpoint import predictor_from_checkpoint
-    from cyto_dl.evaluation.evaluate import evaluate
-    from cyto_dl.evaluation.report import write_report
-    from cyto_dl.tracking import log_evaluation
+    from cyto_dl.eval import evaluate_checkpoint
 
-    predictor, _, config = predictor_from_checkpoint(model_dir)
-    evaluation = evaluate(predictor, config, manifest=str(Path(dataset_dir) / MANIFEST), split=split)
-    write_report(evaluation, report_path)
-    metrics = _write_metrics(evaluation.summary, metrics_path)
-    log_evaluation(model_dir, metrics, [report_path])
-    return metrics
+    config = yaml.safe_load((Path(model_dir) / "config.yaml").read_text())
+    config["data"]["path"] = str(Path(dataset_dir) / MANIFEST)
+    with tempfile.TemporaryDirectory(prefix="cyto-dl-evaluation-") as folder:
+        metrics = evaluate_checkpoint(config, model_dir, split=split, output_dir=folder)
+        with atomic_path(report_path) as temporary:
+            shutil.copyfile(Path(folder) / "report.html", temporary)
+    return _write_metrics(metrics, metrics_path)
 
 
 def export_step(dataset_dir: str, model_dir: str, metrics_path: str, bundle_dir: str) -> dict[str, str]:

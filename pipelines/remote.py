@@ -5,8 +5,8 @@
 
 import logging
 import time
-import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +47,10 @@ class Server:
         from kfp.client import Client
 
         self._check()
-        client = Client(host=self.host, namespace=self.namespace or "kubeflow", existing_token=self.token)
-        if self.namespace:
-            client.set_user_namespace(self.namespace)
-        return client
+        with warnings.catch_warnings():
+            # It says at every start that servers before version 2 are not supported.
+            warnings.filterwarnings("ignore", message="This client only works with", category=FutureWarning)
+            return Client(host=self.host, namespace=self.namespace or "kubeflow", existing_token=self.token)
 
     def _check(self) -> None:
         request = urllib.request.Request(f"{self.host.rstrip('/')}/apis/v2beta1/healthz")

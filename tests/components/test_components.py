@@ -75,7 +75,8 @@ def test_every_input_and_output_is_described(name):
 def test_components_and_pipelines_import_nothing_but_kfp_and_the_standard_library():
     code = (
         "import sys, pkgutil, importlib, components, pipelines.training\n"
-        "for module in pkgutil.iter_modules(components.__path__): importlib.import_module('components.' + module.name)\n"
+        "names = [module.name for module in pkgutil.iter_modules(components.__path__)]\n"
+        "for name in names: importlib.import_module('components.' + name)\n"
         f"print([name for name in {(*HEAVY, 'cyto_dl')} if name in sys.modules])\n"
     )
     assert _printed(code) == "[]"

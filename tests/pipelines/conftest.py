@@ -38,6 +38,7 @@ def add_numbers(dataset: Input[Dataset], ending: str, report: Output[HTML], metr
         ending: well, ManifestError, ValueError or killed.
     """
     import json
+    import logging
     import os
     import signal
     from pathlib import Path
@@ -49,7 +50,7 @@ def add_numbers(dataset: Input[Dataset], ending: str, report: Output[HTML], metr
     if ending == "ValueError":
         raise ValueError("not a number")
     if ending == "killed":
-        print("about to be killed")
+        logging.getLogger("toy").info("about to be killed")
         os.kill(os.getpid(), signal.SIGKILL)
     total = sum(json.loads((Path(dataset.path) / "numbers.json").read_text()))
     Path(report.path).write_text(f"<p>{total}</p>")
@@ -84,6 +85,7 @@ class KubeflowStub:
     states: list[str]
     host: str = ""
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
+    tokens: list[str | None] = field(default_factory=list)
 
     def bodies(self, method: str, path: str) -> list[Any]:
         return [body for verb, where, body in self.requests if verb == method and where.split("?")[0] == path]
@@ -106,6 +108,7 @@ class KubeflowStub:
 def _handler(stub: KubeflowStub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def _respond(self) -> None:
+            stub.tokens.append(self.headers.get("Authorization"))
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status, answer = stub.answer(self.command, self.path, json.loads(body) if body else None)
             text = json.dumps(answer).encode()

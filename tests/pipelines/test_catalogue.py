@@ -31,7 +31,7 @@ def test_every_wrong_argument_is_named_at_once_with_the_valid_ones():
 
 
 def test_an_unknown_pipeline_is_refused_with_the_names_of_the_others():
-    with pytest.raises(ConfigError, match="no pipeline 'nope'. Pipelines: training"):
+    with pytest.raises(ConfigError, match=r"no pipeline 'nope'\. Pipelines: training"):
         load_pipeline("nope")
 
 

@@ -11,9 +11,6 @@ from pipelines.remote import Server, submit
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "pipelines" / "compiled" / "training.yaml"
 
-# kfp's own client says on every start that it is no longer a beta version.
-pytestmark = pytest.mark.filterwarnings("ignore:This client only works with Kubeflow Pipeline:FutureWarning")
-
 
 def submit_training(kubeflow, *words: str) -> int:
     return main(["submit", str(PACKAGE), "manifest=s3://images/m.csv", *words, "--host", kubeflow.host, "--poll", "0"])
@@ -45,6 +42,14 @@ def test_submit_stops_waiting_when_the_time_is_over(kubeflow, capsys):
     kubeflow.states = ["RUNNING"]
     assert submit_training(kubeflow, "--timeout", "0") == 1
     assert "is RUNNING after 0 s and goes on" in capsys.readouterr().err
+
+
+def test_a_namespace_and_a_token_reach_the_server(kubeflow, monkeypatch):
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", "secret")
+    assert submit_training(kubeflow, "--namespace", "imaging") == 0
+    (experiment,) = kubeflow.bodies("POST", "/apis/v2beta1/experiments")
+    assert experiment["namespace"] == "imaging"
+    assert set(kubeflow.tokens) == {"Bearer secret"}
 
 
 def test_a_pipeline_by_name_is_compiled_before_it_is_submitted(kubeflow):
