@@ -15,7 +15,8 @@ class SSIM(PerImageMetric):
 
     As scikit-image's default: a uniform window of 7 px per axis, sample covariance, mean over all places where the
     window fits, and over channels. Along an axis shorter than 7 px the window is the longest odd length that fits.
-    The range is the target's own, maximum minus minimum, image by image; a constant target is undefined.
+    The range is the target's own, maximum minus minimum, image by image. A constant target is undefined, and so is
+    an image of at most 2 px per axis, of which a window holds one pixel.
 
     The window is applied axis by axis: MONAI's and torchmetrics' are not, which takes 7 x 7 times as long in 3-D,
     and torchmetrics' cannot take a stack of fewer than 11 planes.

@@ -92,7 +92,8 @@ class Task:
             f"'{self.name}' has shape {tuple(target.shape)} (batch, channel, space), which {type(self.loss).__name__} "
             "cannot compare. Change the channels of the backbone or of "
             f"model.task_heads.{self.name}.head (out_channels), the head's scale, "
-            f"or the target that data.columns.{self.name} names."
+            f"or the target that data.columns.{self.name} names. A target of class indices needs a loss over classes "
+            f"(model.task_heads.{self.name}.loss: softmax and to_onehot_y true)."
         )
 
 
