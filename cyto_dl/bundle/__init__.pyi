@@ -1,0 +1,9 @@
+from .build import build_predictor as build_predictor
+from .build import document_from_config as document_from_config
+from .card import card_text as card_text
+from .checkpoint import predictor_from_checkpoint as predictor_from_checkpoint
+from .export import export_bundle as export_bundle
+from .format import FORMAT_VERSION as FORMAT_VERSION
+from .load import load_bundle as load_bundle
+from .targets import foreign_targets as foreign_targets
+from .targets import instantiate as instantiate

@@ -1,0 +1,84 @@
+"""From a checkpoint of a training run to the Predictor that its bundle will hold."""
+
+import pickle
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cyto_dl.bundle.build import build_predictor, document_from_config, parts_with_code
+from cyto_dl.bundle.provenance import provenance
+from cyto_dl.bundle.targets import foreign_targets
+from cyto_dl.errors import BundleError
+from cyto_dl.inference.predictor import Predictor
+from cyto_dl.storage import localize
+
+_PREFIX = "network."  # of the network's weights in a checkpoint
+
+
+def predictor_from_checkpoint(
+    run_dir_or_ckpt: str | PathLike[str],
+    *,
+    config: Mapping[str, Any] | None = None,
+    allow: Iterable[str] = (),
+) -> tuple[Predictor, dict[str, Any], dict[str, Any]]:
+    """The Predictor of a checkpoint, its document, and the experiment that it was built from.
+
+    Args:
+        run_dir_or_ckpt: A .ckpt, or the folder of a run: its best checkpoint, else its last. Local or s3://.
+        config: The resolved experiment, if the caller has it; the code that it names is the caller's own and trusted.
+            Without it, the experiment in the checkpoint is used, and code beyond the list must be allowed.
+        allow: Further dotted names that are allowed.
+
+    Raises:
+        BundleError: There is no checkpoint, it is damaged, or it names code that is not allowed.
+        ConfigError: The experiment lacks what a prediction needs.
+    """
+    path = find_checkpoint(run_dir_or_ckpt)
+    checkpoint = read_checkpoint(path)
+    allowed = list(allow)
+    if config is None:
+        config = checkpoint["config"]
+    else:
+        allowed += [str(foreign["target"]) for foreign in foreign_targets(parts_with_code(config))]
+    document = document_from_config(config, allow=allowed)
+    document["provenance"] = {
+        "checkpoint": {"file": path.name, "epoch": checkpoint.get("epoch"), "step": checkpoint.get("global_step")},
+        **provenance(config, run_dir=path.parent.parent),
+    }
+    weights = {
+        name.removeprefix(_PREFIX): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith(_PREFIX)
+    }
+    return build_predictor(document, weights, allow=allowed), document, dict(config)
+
+
+def find_checkpoint(run_dir_or_ckpt: str | PathLike[str]) -> Path:
+    """The checkpoint file that a path means: itself, or the best (else the last) one of a run's folder."""
+    path = localize(run_dir_or_ckpt)
+    if path.is_file():
+        return path
+    for candidate in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last.ckpt"):
+        if (path / candidate).is_file():
+            return path / candidate
+    raise BundleError(
+        f"{run_dir_or_ckpt} is neither a checkpoint nor the folder of a run with checkpoints/best.ckpt or last.ckpt."
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint: weights and plain values; nothing in it is executed.
+
+    Raises:
+        BundleError: The file is damaged, or no checkpoint of CytoDL.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise BundleError(f"{path} cannot be read as a checkpoint: {error}. Is the file complete?") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "config"} <= set(checkpoint):
+        raise BundleError(f"{path} holds no state_dict and config: it is no checkpoint that CytoDL wrote.")
+    return checkpoint

@@ -1,0 +1,74 @@
+"""Where a model comes from: commit, data, tracking run and versions. No path, address or name of a person."""
+
+import datetime
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cyto_dl import __version__
+from cyto_dl.data.manifest import SPLITS, TABLES
+from cyto_dl.storage import localize, sha256
+
+# What decides the numbers that a model gives.
+_PACKAGES = ("torch", "monai", "lightning", "numpy", "scikit-image", "safetensors", "onnxruntime")
+
+
+def provenance(config: Mapping[str, Any], *, run_dir: Path) -> dict[str, Any]:
+    """What a bundle and a report say about the origin of a model.
+
+    Args:
+        config: The resolved experiment.
+        run_dir: Folder of the training run; its mlflow.json names the run in MLflow, if there was one.
+    """
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "experiment": config.get("experiment_name"),
+        "seed": config.get("seed"),
+        "git_commit": git_commit(),
+        "manifest_sha256": manifest_sha256(config["data"].get("path")),
+        "mlflow_run": _mlflow_run(run_dir),
+        "packages": {"cyto-dl": __version__, **_versions()},
+    }
+
+
+def git_commit() -> str:
+    """The commit of the code in use, or "unknown" outside a checkout (an image sets CYTO_DL_GIT_COMMIT)."""
+    if commit := os.environ.get("CYTO_DL_GIT_COMMIT"):
+        return commit
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def manifest_sha256(path: Any) -> str | None:
+    """SHA-256 of a manifest: of the file, or of the split files of a folder; None for images in memory."""
+    if not isinstance(path, (str, os.PathLike)):
+        return None
+    local = localize(path)
+    if local.is_file():
+        return sha256(local)
+    tables = [local / f"{split}{suffix}" for split in SPLITS for suffix in TABLES]
+    found = [f"{table.name} {sha256(table)}\n" for table in tables if table.is_file()]
+    return hashlib.sha256("".join(found).encode()).hexdigest() if found else None
+
+
+def _mlflow_run(run_dir: Path) -> str | None:
+    remembered = run_dir / "mlflow.json"
+    return json.loads(remembered.read_text())["run_id"] if remembered.is_file() else None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue  # an optional one
+    return found

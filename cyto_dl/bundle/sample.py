@@ -1,0 +1,145 @@
+"""The bundle's sample: a small image and its predictions, made at export and replayed wherever the bundle is loaded.
+
+crop of a real image --Predictor--> outputs --sample.npz--> Predictor elsewhere --compare--> same, or an error
+"""
+
+import itertools
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cyto_dl.data.image import Image
+from cyto_dl.errors import BundleError, list_problems
+from cyto_dl.inference.predictor import Predictor
+from cyto_dl.storage import atomic_path
+
+# Elsewhere (another processor, another build of torch) sums are rounded in another order.
+FLOAT_TOLERANCE = 1e-4  # of the output's largest value, or of 1
+LABEL_TOLERANCE = 1e-4  # part of the pixels that may have another label
+
+_WHOLE_IMAGE_SIDE_PX = 128  # of the sample, when the network sees images in one piece
+
+_INPUT, _SPACING = "input", "spacing_um"
+_IMAGE, _ACTIVATION = "image/", "activation/"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An input and what a model made of it.
+
+    Args:
+        image: As acquired, C (Z) Y X.
+        images: Head -> postprocessed prediction.
+        activations: Head -> activated output, float32.
+    """
+
+    image: Image
+    images: Mapping[str, np.ndarray]
+    activations: Mapping[str, np.ndarray]
+
+
+def make_sample(predictor: Predictor, image: Image) -> Sample:
+    """Predict an image as the bundle's sample."""
+    prediction = predictor.predict_with_activations(image)
+    activations = {head: each.numpy() for head, each in prediction.activations.items()}
+    return Sample(predictor.checked(image), prediction.images, activations)
+
+
+def crop_for_sample(image: Image, roi_size: Sequence[int] | None) -> Image:
+    """A piece of an image that two windows cover, so that their blending is replayed; the one richest in contrast.
+
+    Args:
+        image: C (Z) Y X.
+        roi_size: The network's window; None: it sees images in one piece.
+    """
+    sides = list(roi_size) if roi_size else [_WHOLE_IMAGE_SIDE_PX] * (image.array.ndim - 1)
+    if roi_size:
+        sides[-1] = sides[-1] * 3 // 2
+    starts = []
+    for size, side in zip(image.array.shape[1:], sides, strict=True):
+        room = max(0, size - side)
+        starts.append(sorted({0, room // 2, room}))
+    crops = [
+        image.array[(slice(None), *(slice(start, start + side) for start, side in zip(corner, sides, strict=True)))]
+        for corner in itertools.product(*starts)
+    ]
+    best = max(crops, key=lambda crop: float(crop[0].std()))
+    return Image(np.ascontiguousarray(best), image.spacing_um, image.path)
+
+
+def write_sample(path: Path, sample: Sample) -> None:
+    """Write a sample as .npz."""
+    arrays: dict[str, Any] = {_INPUT: sample.image.array}
+    if sample.image.spacing_um is not None:
+        arrays[_SPACING] = np.array(sample.image.spacing_um)
+    arrays |= {f"{_IMAGE}{head}": array for head, array in sample.images.items()}
+    arrays |= {f"{_ACTIVATION}{head}": array for head, array in sample.activations.items()}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_sample(path: Path) -> Sample:
+    """Read a sample.
+
+    Raises:
+        BundleError: The file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive)
+        spacing_um = tuple(arrays[_SPACING].tolist()) if _SPACING in arrays else None
+        return Sample(
+            Image(arrays[_INPUT], spacing_um, path.name),
+            {name.removeprefix(_IMAGE): array for name, array in arrays.items() if name.startswith(_IMAGE)},
+            {name.removeprefix(_ACTIVATION): array for name, array in arrays.items() if name.startswith(_ACTIVATION)},
+        )
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path} cannot be read: {error}. Export the bundle again.") from error
+
+
+def replay(predictor: Predictor, sample: Sample, *, exact: bool = False) -> None:
+    """Predict the sample again and compare with what was recorded.
+
+    Args:
+        predictor: The model as it was loaded.
+        sample: The bundle's sample.
+        exact: Bit for bit: right on the machine that recorded the sample. Otherwise within FLOAT_TOLERANCE and
+            LABEL_TOLERANCE; 8-bit and 16-bit intensities may be rounded to the neighbouring value.
+
+    Raises:
+        BundleError: Says which head differs, and by how much.
+    """
+    again = make_sample(predictor, sample.image)
+    problems = []
+    for head, output in predictor.outputs.items():
+        labels = output.get("values") == "labels"
+        problems += _differences(f"{head}", again.images[head], sample.images.get(head), labels=labels, exact=exact)
+        expected = sample.activations.get(head)
+        problems += _differences(f"{head} (activated)", again.activations[head], expected, labels=False, exact=exact)
+    if problems:
+        raise BundleError(
+            f"{predictor.name} does not repeat the predictions that were recorded when it was exported:\n"
+            f"{list_problems(problems)}\n"
+            "Is it run with the versions of torch and MONAI that bundle.yaml names under provenance?"
+        )
+
+
+def _differences(name: str, found: np.ndarray, expected: np.ndarray | None, *, labels: bool, exact: bool) -> list[str]:
+    if expected is None:
+        return [f"{name}: no output was recorded"]
+    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+        return [f"{name}: {found.dtype} {found.shape}, and recorded was {expected.dtype} {expected.shape}"]
+    if exact:
+        return [] if found.tobytes() == expected.tobytes() else [f"{name}: not the same bit for bit"]
+    difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+    if labels:
+        part = float(np.mean(difference > 0))
+        return [f"{name}: {part:.3%} of the pixels have another label"] if part > LABEL_TOLERANCE else []
+    is_integer = np.issubdtype(expected.dtype, np.integer)
+    limit = 1 if is_integer else FLOAT_TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0)))
+    largest = float(difference.max(initial=0))
+    return [] if largest <= limit else [f"{name}: values differ by up to {largest:.3g} ({limit:.3g} is allowed)"]
