@@ -2,7 +2,7 @@
 
     row -> load -> preprocess -> <cache_dir>/<key>.pt -> memory-mapped tensors, of which a patch is read alone
 
-The key is the hash of the source files (path, size, time of change) and of the transforms (class, source code, arguments).
+The key is the hash of the source files (path, size, time of change) and of the transforms (class, code, arguments).
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,8 @@ from cyto_dl.storage import atomic_path, is_remote, localize
 
 logger = logging.getLogger(__name__)
 
+# What torch.load raises on files that are cut off or hold something else.
+DAMAGED = (OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError, UnpicklingError)
 FORMAT = 1      # of the cached files; part of the key, so that a change of format recomputes them
 
 
@@ -45,15 +48,20 @@ class CachedDataset(PersistentDataset):
     """
 
     def __init__(
-        self, rows: Sequence[Row], transforms: Sequence[Transform], *, source_key: str, cache_dir: str | Path | None = None
+        self,
+        rows: Sequence[Row],
+        transforms: Sequence[Transform],
+        *,
+        source_key: str,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        super().__init__(rows, (), cache_dir)
+        super().__init__(rows, (), None if cache_dir is None else Path(cache_dir))
         self.steps = tuple(transforms)
         self.source_key = source_key
         self._steps_hash = _hash([FORMAT, *map(describe, transforms)]) if cache_dir is not None else ""
         self._files: dict[int, Path] = {}
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # one at a time is what there is a use for
         return self._cachecheck(self.data[index])
 
     def path(self, index: int) -> str:
@@ -64,7 +72,7 @@ class CachedDataset(PersistentDataset):
         """PersistentDataset's hook: the sample of a row, from the cache or computed and kept."""
         if self.cache_dir is None:
             return self._pre_transform(item_transformed)
-        file = self._file(item_transformed)
+        file = self._file(item_transformed, self.cache_dir)
         if file.is_file() and (sample := _load(file)) is not None:
             return sample
         _save(self._pre_transform(item_transformed), file)
@@ -76,17 +84,22 @@ class CachedDataset(PersistentDataset):
         source = item[self.source_key]
         known = isinstance(source, MetaTensor) and source.meta.get("spacing_um") is not None
         spacing_um = tuple(float(size) for size in source.pixdim[: source.ndim - 1]) if known else None
-        return Sample({key: plain for key, value in item.items() if (plain := plain_tensor(value)) is not None}, path, spacing_um)
+        return Sample(plain_tensors(item), path, spacing_um)
 
-    def _file(self, row: Row) -> Path:
+    def _file(self, row: Row, cache_dir: Path) -> Path:
         """Where a row's result is kept. Worked out once per row, so that a run sees one state of its files."""
         if id(row) not in self._files:
             identity = {key: _identity(value) for key, value in row.items() if key != ROW}
-            self._files[id(row)] = Path(self.cache_dir) / f"{_hash([self._steps_hash, identity])}.pt"
+            self._files[id(row)] = cache_dir / f"{_hash([self._steps_hash, identity])}.pt"
         return self._files[id(row)]
 
 
-def plain_tensor(value: Any) -> torch.Tensor | None:
+def plain_tensors(item: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The images of an item, without what transforms hang on to tensors."""
+    return {key: plain.contiguous() for key, value in item.items() if (plain := _plain_tensor(value)) is not None}
+
+
+def _plain_tensor(value: Any) -> torch.Tensor | None:
     """A value as a plain tensor if it is an image (C(Z)YX, at least three axes), otherwise None."""
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value)
@@ -115,10 +128,8 @@ def _hash(value: Any) -> str:
 
 
 def _save(sample: Sample, file: Path) -> None:
-    tensors = {key: tensor.contiguous() for key, tensor in sample.tensors.items()}
-    content = {"tensors": tensors, "path": sample.path, "spacing_um": sample.spacing_um}
     with atomic_path(file) as temporary:
-        torch.save(content, temporary)
+        torch.save(sample._asdict(), temporary)
 
 
 def _load(file: Path) -> Sample | None:
@@ -128,7 +139,7 @@ def _load(file: Path) -> Sample | None:
         if isinstance(content, Mapping) and content.keys() == set(Sample._fields):
             return Sample(**content)
         reason = "it holds something else"
-    except Exception as error:     # a damaged archive fails in many ways
+    except DAMAGED as error:
         reason = str(error).partition("\n")[0]
     logger.warning("the cached file %s is damaged (%s); it is computed again", file, reason)
     return None

@@ -87,8 +87,10 @@ def _check_same(described: Sequence[Sequence[Described]], name: str, value: Call
         by_key[image.key][value(image.info)].append(image)
     for key, groups in by_key.items():
         if len(groups) > 1:
-            each = "; ".join(f"{found}: {len(some)} images, e.g. {some[0].path} ({some[0].where})" for found, some in groups.items())
-            problems.append(f"the images of '{key}' differ in their {name}: {each}. Convert them to one, or leave some out.")
+            each = "; ".join(
+                f"{found}: {len(some)} images, e.g. {some[0].path} ({some[0].where})" for found, some in groups.items()
+            )
+            problems.append(f"the images of '{key}' differ in their {name}: {each}. Convert them, or leave some out.")
     return problems
 
 
@@ -110,7 +112,9 @@ def check_sizes(described: Sequence[Sequence[Described]], source_key: str) -> li
     return problems
 
 
-def check_patch_shape(described: Sequence[Sequence[Described]], source_key: str, patch_shape: Sequence[int]) -> list[str]:
+def check_patch_shape(
+    described: Sequence[Sequence[Described]], source_key: str, patch_shape: Sequence[int]
+) -> list[str]:
     """The sources that a patch does not fit into."""
     patch = tuple(patch_shape)
     sources = [image for row in described for image in row if image.key == source_key]
@@ -128,8 +132,8 @@ def fits(patch_shape: Sequence[int], shape: Sequence[int]) -> bool:
 def patch_too_large(path: str, shape: Sequence[int], patch_shape: Sequence[int]) -> str:
     """The message for an image that a patch does not fit into."""
     return (
-        f"{path}: the image's size is {tuple(shape)}, but data.patch_shape is {tuple(patch_shape)}. Give a patch shape with "
-        "as many axes as the image and nowhere larger, or pad the images in data.transforms.preprocess."
+        f"{path}: the image's size is {tuple(shape)}, but data.patch_shape is {tuple(patch_shape)}. Give a patch shape "
+        "with as many axes as the image and nowhere larger, or pad the images in data.transforms.preprocess."
     )
 
 
@@ -148,11 +152,9 @@ def check_leakage(
     for split, rows in rows_by_split.items():
         for row in rows if split != "predict" else ():     # one may well predict what one trained on
             places[identity(row[source_key])].setdefault(split, row)
-    return [
-        "the same image is in several splits: " + ", ".join(_place(split, row, source_key) for split, row in found.items())
-        + ". Keep it in one of them."
-        for found in places.values() if len(found) > 1
-    ]
+    leaks = [found for found in places.values() if len(found) > 1]
+    several = [", ".join(_place(split, row, source_key) for split, row in found.items()) for found in leaks]
+    return [f"the same image is in several splits: {where}. Keep it in one of them." for where in several]
 
 
 def _address(value: Any) -> Any:

@@ -5,11 +5,12 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from os import PathLike
 from typing import Any
 
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from cyto_dl.data.cache import CachedDataset
@@ -27,6 +28,7 @@ from cyto_dl.data.loader import PatchSampler, ResumableLoader, RowSampler
 from cyto_dl.data.manifest import SPLITS, InMemory, Row, Rows, collect_rows, read_manifest
 from cyto_dl.data.patches import Item, PatchDataset, WholeImages
 from cyto_dl.data.stages import Stages, for_source, readers, stages
+from cyto_dl.data.transforms import ReadImaged
 from cyto_dl.errors import ConfigError, ManifestError, list_problems
 
 logger = logging.getLogger(__name__)
@@ -82,13 +84,15 @@ class DataframeDatamodule(LightningDataModule):
         self.transforms = transforms
         self.split_column = split_column
         self.cache_dir = cache_dir
-        self.patches = {
-            "patch_shape": patch_shape, "patches_per_image": patches_per_image, "seed": seed,
-            "foreground_key": foreground_key, "foreground_fraction": foreground_fraction,
-        }
+        self.patch_shape = None if patch_shape is None else tuple(patch_shape)
+        self.patches_per_image = patches_per_image
+        self.foreground_key = foreground_key
+        self.foreground_fraction = foreground_fraction
+        self.seed = seed
         self.batch_size = batch_size
         self.loader_kwargs = loader_kwargs
         self._rows: Rows | None = None
+        self._keeps_size = False      # whether preprocessing is known to leave the images' size as it is in the files
         self._check_arguments()
         self.stages = self._stages()
 
@@ -107,10 +111,10 @@ class DataframeDatamodule(LightningDataModule):
             images, unreadable = describe_rows(found, reads)
             problems += unreadable
             described += images
-            if split == "train" and self._keeps_geometry and self.patches["patch_shape"] is not None:
-                problems += check_patch_shape(images, self.source_key, self.patches["patch_shape"])
+            if split == "train" and self._keeps_size and self.patch_shape is not None:
+                problems += check_patch_shape(images, self.source_key, self.patch_shape)
         problems += check_channels(described)
-        if self._keeps_geometry:
+        if self._keeps_size:
             problems += check_sizes(described, self.source_key)
         for warning in check_dtypes(described, self.source_key):
             logger.warning("%s", warning)
@@ -124,18 +128,27 @@ class DataframeDatamodule(LightningDataModule):
             how: dict[str, Any] = {
                 "columns": self.columns, "split_column": self.split_column, "source_key": self.source_key
             }
-            is_file = isinstance(self.path, str | PathLike)
-            self._rows = read_manifest(self.path, **how) if is_file else collect_rows(self.path, **how)
+            if isinstance(self.path, str | PathLike):
+                self._rows = read_manifest(self.path, **how)
+            else:
+                self._rows = collect_rows(self.path, **how)
         return self._rows
 
     def train_dataloader(self) -> ResumableLoader:
         """Random patches, augmented, in an order that depends on the seed and the epoch."""
-        dataset = PatchDataset(self._samples("train"), augment=self.stages["train"].augment, **self.patches)
-        sampler = PatchSampler(len(dataset.samples), dataset.patches_per_image, seed=dataset.seed)
+        dataset = PatchDataset(
+            self._samples("train"),
+            augment=self.stages["train"].augment,
+            patch_shape=self.patch_shape,
+            patches_per_image=self.patches_per_image,
+            foreground_key=self.foreground_key,
+            foreground_fraction=self.foreground_fraction,
+            seed=self.seed,
+        )
+        sampler = PatchSampler(len(dataset.samples), self.patches_per_image, seed=self.seed)
         loader = ResumableLoader(dataset, batch_size=self.batch_size, sampler=sampler, **self._loader_arguments())
         if self.trainer is not None:
-            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-            loader.num_unfinished = lambda: progress.ready - progress.processed
+            loader.num_unfinished = partial(_num_unfinished, self.trainer)
         return loader
 
     def val_dataloader(self) -> DataLoader:
@@ -177,28 +190,42 @@ class DataframeDatamodule(LightningDataModule):
         """The transforms of every split that has any, tried without targets where there are none."""
         per_split = isinstance(self.transforms, Mapping) and set(self.transforms) <= set(SPLITS)
         found = {split: stages(self.transforms, split=split) for split in (self.transforms if per_split else SPLITS)}
+        for each in found.values():
+            self._check_readers(each)
         if "predict" in found:
-            self._keeps_geometry = check_without_targets(found["predict"], self.source_key)
+            self._keeps_size = check_without_targets(found["predict"], self.source_key)
             found["predict"] = Stages(*(tuple(for_source(part, self.source_key)) for part in found["predict"]))
         return found
 
     def _check_arguments(self) -> None:
-        problems = [f"data.columns.{key}: this name is taken; a batch has it anyway" for key in self.columns if key in RESERVED]
-        foreground_key = self.patches["foreground_key"]
-        for name, key in ("source_key", self.source_key), ("foreground_key", foreground_key):
-            if key is not None and key not in self.columns:
-                problems.append(f"data.{name} is '{key}', but data.columns has {', '.join(self.columns) or 'nothing'}")
-        if self.patches["foreground_fraction"] > 0 and foreground_key is None:
-            problems.append("data.foreground_fraction is given without data.foreground_key")
-        if not 0 <= self.patches["foreground_fraction"] <= 1:
-            problems.append(f"data.foreground_fraction is {self.patches['foreground_fraction']}; it is between 0 and 1")
-        for name, number in ("patches_per_image", self.patches["patches_per_image"]), ("batch_size", self.batch_size):
-            if not isinstance(number, int) or number < 1:
-                problems.append(f"data.{name} is {number!r}; it is a whole number from 1 up")
-        if own := [name for name in OWN_ARGUMENTS if name in self.loader_kwargs]:
-            problems.append(f"data.{', data.'.join(own)} cannot be given: the order of the images is the data module's")
-        if problems:
+        keys = ", ".join(self.columns) or "nothing"
+        reserved = ", ".join(key for key in self.columns if key in RESERVED)
+        own = ", ".join(name for name in OWN_ARGUMENTS if name in self.loader_kwargs)
+        unknown = self.foreground_key is not None and self.foreground_key not in self.columns
+        wrong = {
+            f"data.columns has the key {reserved}, which is not free: batches and rows use it": bool(reserved),
+            f"data.source_key is '{self.source_key}', but data.columns has {keys}": self.source_key not in self.columns,
+            f"data.foreground_key is '{self.foreground_key}', but data.columns has {keys}": unknown,
+            f"data.foreground_fraction is {self.foreground_fraction}, but it is a fraction, 0 to 1":
+                not 0 <= self.foreground_fraction <= 1,
+            "data.foreground_fraction is given without data.foreground_key":
+                self.foreground_fraction > 0 and self.foreground_key is None,
+            f"data.patches_per_image is {self.patches_per_image}, but at least 1 is needed": self.patches_per_image < 1,
+            f"data.batch_size is {self.batch_size}, but at least 1 is needed": self.batch_size < 1,
+            f"data.patch_shape is {self.patch_shape}, but at least 1 is needed": min(self.patch_shape or (1,)) < 1,
+            f"data.{own} cannot be given: the order of the images is the data module's": bool(own),
+        }
+        if problems := [message for message, is_wrong in wrong.items() if is_wrong]:
             raise ConfigError(f"the data configuration cannot be used:\n{list_problems(problems)}")
+
+    def _check_readers(self, found: Stages) -> None:
+        read = readers(found.load)
+        unread = [key for key in self.columns if key not in read]
+        if unread and len(found.load) == sum(isinstance(transform, ReadImaged) for transform in found.load):
+            raise ConfigError(
+                f"no transform reads '{unread[0]}' of data.columns. Add it to the keys of a cyto_dl.data.ReadImaged "
+                "in data.transforms.load."
+            )
 
     def _loader_arguments(self) -> dict[str, Any]:
         return {"collate_fn": collate, **self.loader_kwargs}
@@ -206,6 +233,12 @@ class DataframeDatamodule(LightningDataModule):
     @property
     def _name(self) -> str:
         return str(self.path) if isinstance(self.path, str | PathLike) else "data.path"
+
+
+def _num_unfinished(trainer: Trainer) -> int:
+    """How many batches were fetched and not yet trained on, by Lightning's count."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress.state_dict()["current"]
+    return int(progress["ready"] - progress["processed"])
 
 
 def collate(items: Sequence[Item | list[Item]]) -> dict[str, Any]:
@@ -220,7 +253,8 @@ def collate(items: Sequence[Item | list[Item]]) -> dict[str, Any]:
         if len({value.shape for value in values}) > 1:
             sizes = ", ".join(f"{item['path']} {tuple(item[key].shape)}" for item in flat)
             raise ConfigError(
-                f"The images of a batch have different sizes of '{key}': {sizes}. Set data.patch_shape, or data.batch_size to 1."
+                f"The images of a batch have different sizes of '{key}': {sizes}. "
+                "Set data.patch_shape, or data.batch_size to 1."
             )
         batch[key] = torch.stack(values)
     return batch

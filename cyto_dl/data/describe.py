@@ -24,7 +24,7 @@ def describe(value: Any) -> Any:
 
 
 def _describe(value: Any, parents: tuple[int, ...]) -> Any:
-    if value is None or isinstance(value, bool | int | float | str | bytes) and not isinstance(value, enum.Enum):
+    if value is None or (isinstance(value, bool | int | float | str | bytes) and not isinstance(value, enum.Enum)):
         return value
     if id(value) in parents:
         return "itself"

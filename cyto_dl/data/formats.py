@@ -92,14 +92,13 @@ def open_tiff(path: Path, scene: int | str | None) -> Iterator[Stored]:
     with _refusing_damage(path), tifffile.TiffFile(path) as tif:
         index = _scene_index(path, [series.name for series in tif.series], scene)
         series = tif.series[index]
-        yield Stored(
-            series.axes, tuple(series.shape), str(series.dtype), partial(_read_series, tif, index), _spacing_um(tif, index)
-        )
+        read = partial(_read_series, tif, index)
+        yield Stored(series.axes, tuple(series.shape), str(series.dtype), read, _spacing_um(tif, index))
 
 
 @contextmanager
 def _refusing_damage(path: Path) -> Iterator[None]:
-    """Raise what tifffile only logs: a file cut off at the end reads as fewer planes, or loses the names of its axes."""
+    """Raise what tifffile only logs: a file cut off at its end loses planes, or the names of its axes."""
     complaints: list[str] = []
     reader = threading.get_ident()
 

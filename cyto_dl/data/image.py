@@ -190,7 +190,8 @@ def _open(path: str | PathLike[str], scene: int | str | None) -> Iterator[Stored
     except ImageError:
         raise
     except Exception as error:     # decoders raise anything; whatever it is, the user needs the file's name
-        raise ImageError(f"{path}: the file cannot be read ({type(error).__name__}: {error}). Is it damaged?") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ImageError(f"{path}: the file cannot be read ({reason}). Is it damaged?") from error
 
 
 def _select(
@@ -211,7 +212,7 @@ def _select(
     if spatial_dims == 2 and (size.get("Z", 1) > 1 or z is not None):
         wanted["Z"] = [_index(path, "z", z, size.get("Z", 1), "planes: give spatial_dims 3, or one plane")]
     if spatial_dims == 3 and z is not None:
-        raise ImageError(f"{path}: `z` picks a plane for spatial_dims 2; with spatial_dims 3 the stack is read. Remove `z`.")
+        raise ImageError(f"{path}: `z` picks a plane for spatial_dims 2, but spatial_dims is 3. Remove `z`.")
     num_channels = size.get("C", 1) * size.get("S", 1)
     chosen = _channels(path, channels, num_channels)
     pages_are_channels = "C" in size and "S" not in stored.axes
@@ -238,7 +239,7 @@ def _name_axes(stored: Stored, path: str | PathLike[str], *, spatial_dims: int, 
     if not {"Y", "X"} <= set(axes) or len(set(axes)) != len(axes) or not set(axes) <= set("TCZYXS"):
         raise ImageError(f"{path}: {described}; readable are T, C, Z, Y, X and RGB samples, each once.")
     if spatial_dims == 3 and "Z" not in axes:
-        raise ImageError(f"{path}: spatial_dims is 3, but {described}: it is a 2-D image. Give spatial_dims 2, or a stack.")
+        raise ImageError(f"{path}: spatial_dims is 3, but {described}: a 2-D image. Give spatial_dims 2, or a stack.")
     if 0 in stored.shape:
         raise ImageError(f"{path}: the image is empty: {described}.")
     return axes

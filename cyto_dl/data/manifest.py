@@ -3,7 +3,8 @@
     train.csv, valid.csv, ... | one .csv or .parquet | rows in memory  ->  {split: [{key: path or array, "row": where}]}
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -24,14 +25,22 @@ InMemory = pd.DataFrame | Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Ma
 
 
 @dataclass(frozen=True)
-class _Table:
-    """One table of rows and where it comes from: `where` with the row's number filled in names a row."""
+class Table:
+    """One table of rows and where it comes from.
+
+    Attributes:
+        cells: The table, with all its columns.
+        name: What messages call it.
+        where: Names a row when its number is filled in, counted from `first`.
+        first: The number of the first row.
+        split: The split of all rows, when the table has no column for it.
+    """
 
     cells: pd.DataFrame
     name: str
     where: str
     first: int
-    split: str | None = None        # the split of all rows, when the table has no column for it
+    split: str | None = None
 
     def rows(self, positions: Sequence[int], *, limit: int = 5) -> str:
         """Where the rows at these positions stand, for a message."""
@@ -49,8 +58,8 @@ def read_manifest(
     """The rows of a manifest per split, with absolute paths.
 
     Args:
-        path: A folder with train.csv, valid.csv, test.csv, predict.csv (or .parquet; those that there are), or one file.
-            Local or s3://. Relative paths in it start at the manifest's folder.
+        path: A folder with train.csv, valid.csv, test.csv, predict.csv (or .parquet; those that there are), or one
+            file. Local or s3://. Relative paths in it start at the manifest's folder.
         columns: Batch key -> column with its files.
         split_column: The column that names each row's split, for one file. None: every row is in the split "predict".
         source_key: The key of the source; the others are targets, which the split "predict" does without. Default: the
@@ -63,7 +72,9 @@ def read_manifest(
         ManifestError: With everything that is wrong with the manifest, at once.
     """
     tables = read_tables(path, split_column)
-    return _collect(tables, columns, split_column=split_column, source_key=source_key, folder=manifest_folder(path))
+    folder = manifest_folder(path)
+    rows, problems = check_tables(tables, columns, split_column=split_column, source_key=source_key, folder=folder)
+    return _usable(rows, problems, str(path))
 
 
 def collect_rows(
@@ -82,10 +93,29 @@ def collect_rows(
         ManifestError: With everything that is wrong with the table, at once.
     """
     if isinstance(data, Mapping):
-        tables = [_Table(_frame(rows), split, f"{split}[{{}}]", 0, split) for split, rows in data.items()]
+        tables = [Table(_frame(rows), split, f"{split}[{{}}]", 0, split) for split, rows in data.items()]
     else:
-        tables = [_Table(_frame(data), "data.path", "data.path[{}]", 0)]
-    return _collect(tables, columns, split_column=split_column or "split", source_key=source_key, folder=str(Path.cwd()))
+        tables = [Table(_frame(data), "data.path", "data.path[{}]", 0)]
+    split_column = split_column or "split"
+    folder = str(Path.cwd())
+    rows, problems = check_tables(tables, columns, split_column=split_column, source_key=source_key, folder=folder)
+    return _usable(rows, problems, "data.path")
+
+
+def _usable(rows: Rows, problems: Sequence[str], name: str) -> Rows:
+    if problems:
+        raise ManifestError(f"{name}: the manifest cannot be used:\n{list_problems(problems)}")
+    return rows
+
+
+def read_column(path: str | PathLike[str], column: str) -> list[str]:
+    """The absolute paths in one column of a manifest, of all splits.
+
+    Raises:
+        ManifestError: As `read_manifest`.
+    """
+    rows = read_manifest(path, columns={column: column}, split_column=None)
+    return [row[column] for found in rows.values() for row in found]
 
 
 def manifest_folder(path: str | PathLike[str]) -> str:
@@ -103,7 +133,7 @@ def absolute_path(path: str, folder: str) -> str:
     return f"{folder.rstrip('/')}/{path}" if is_remote(folder) else str(Path(folder, path))
 
 
-def read_tables(path: str | PathLike[str], split_column: str | None) -> list[_Table]:
+def read_tables(path: str | PathLike[str], split_column: str | None) -> list[Table]:
     """The table or tables that a manifest consists of, with all their columns."""
     local = localize(path)
     if local.is_dir():
@@ -113,20 +143,20 @@ def read_tables(path: str | PathLike[str], split_column: str | None) -> list[_Ta
     return [_read_table(local, None if split_column else "predict")]
 
 
-def _read_folder(folder: Path, path: str) -> list[_Table]:
+def _read_folder(folder: Path, path: str) -> list[Table]:
     files = {split: [file for suffix in TABLES if (file := folder / f"{split}{suffix}").is_file()] for split in SPLITS}
     if double := [split for split, found in files.items() if len(found) > 1]:
         raise ManifestError(f"{path}: there is both a .csv and a .parquet for {', '.join(double)}. Remove one of them.")
     if not any(files.values()):
         there = ", ".join(sorted(file.name for file in folder.iterdir())[:10]) or "nothing"
         raise ManifestError(
-            f"{path}: the folder holds none of train.csv, valid.csv, test.csv, predict.csv (or .parquet); it holds {there}. "
+            f"{path}: the folder holds none of train.csv, valid.csv, test.csv, predict.csv (or .parquet), but {there}. "
             "Name the files after their split, or give one file as data.path and its column as data.split_column."
         )
     return [_read_table(found[0], split) for split, found in files.items() if found]
 
 
-def _read_table(file: Path, split: str | None) -> _Table:
+def _read_table(file: Path, split: str | None) -> Table:
     if file.suffix not in TABLES:
         raise ManifestError(f"{file}: a manifest is a .csv or a .parquet file, or a folder of them. Check data.path.")
     try:
@@ -134,7 +164,7 @@ def _read_table(file: Path, split: str | None) -> _Table:
     except (OSError, ValueError) as error:     # pandas' and pyarrow's parser errors are ValueErrors
         raise ManifestError(f"{file}: the manifest cannot be read: {error}.") from error
     first = 2 if file.suffix == ".csv" else 0      # the header is line 1 of a .csv
-    return _Table(cells.reset_index(drop=True), file.name, f"{file.name}:{{}}", first, split)
+    return Table(cells.reset_index(drop=True), file.name, f"{file.name}:{{}}", first, split)
 
 
 def _frame(rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -145,27 +175,33 @@ def _frame(rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in names})
 
 
-def _collect(
-    tables: Sequence[_Table], columns: Mapping[str, str], *, split_column: str | None, source_key: str | None, folder: str
-) -> Rows:
+def check_tables(
+    tables: Sequence[Table],
+    columns: Mapping[str, str],
+    *,
+    split_column: str | None,
+    source_key: str | None,
+    folder: str,
+) -> tuple[Rows, list[str]]:
+    """The rows of the tables per split, without files that do not exist, and everything that is wrong with them."""
     source_key = source_key or next(iter(columns))
     rows: Rows = {split: [] for split in SPLITS}
     problems = [] if any(len(table.cells) for table in tables) else ["the manifest is empty: it has no rows."]
     for table in tables:
         splits = _splits(table, split_column, problems)
-        needed = {key: column for key, column in columns.items() if key == source_key or any(splits != "predict")}
-        present = _present_columns(table, needed, columns, problems)
-        paths = {key: _paths(table, column, splits, key == source_key, folder, problems) for key, column in present.items()}
+        is_training = splits != "predict"
+        present = _present_columns(table, columns, columns if is_training.any() else [source_key], problems)
+        paths = {
+            key: _paths(table, column, needed=is_training | (key == source_key), folder=folder, problems=problems)
+            for key, column in present.items()
+        }
         for position, split in enumerate(splits):
             values = {key: found[position] for key, found in paths.items() if found[position] is not None}
             rows.setdefault(split, []).append(values | {ROW: table.where.format(table.first + position)})
-    if problems:
-        names = ", ".join(dict.fromkeys(table.name for table in tables))
-        raise ManifestError(f"{names}: the manifest cannot be used:\n{list_problems(problems)}")
-    return {split: found for split, found in rows.items() if found}
+    return {split: found for split, found in rows.items() if found}, problems
 
 
-def _splits(table: _Table, split_column: str | None, problems: list[str]) -> pd.Series:
+def _splits(table: Table, split_column: str | None, problems: list[str]) -> pd.Series:
     """The split of every row; what is not one of SPLITS becomes a problem."""
     if table.split is not None:
         splits = pd.Series(table.split, index=table.cells.index, dtype=object)
@@ -181,31 +217,28 @@ def _splits(table: _Table, split_column: str | None, problems: list[str]) -> pd.
         same = splits.isna() if pd.isna(value) else splits == value
         problems.append(
             f"the split {'is missing' if pd.isna(value) else repr(value) + ' is unknown'} in "
-            f"{table.rows(same.to_numpy().nonzero()[0])}. Splits are {', '.join(SPLITS)}, spelled exactly so."
+            f"{table.rows(same.to_numpy().nonzero()[0].tolist())}. Splits are {', '.join(SPLITS)}, spelled exactly so."
         )
     return splits
 
 
 def _present_columns(
-    table: _Table, needed: Mapping[str, str], columns: Mapping[str, str], problems: list[str]
+    table: Table, columns: Mapping[str, str], needed: Iterable[str], problems: list[str]
 ) -> dict[str, str]:
-    for key, column in needed.items():
-        if column not in table.cells:
+    for key in needed:
+        if columns[key] not in table.cells:
             problems.append(
-                f"{table.name} has no column '{column}' (data.columns.{key}); "
+                f"{table.name} has no column '{columns[key]}' (data.columns.{key}); "
                 f"the columns are {', '.join(map(str, table.cells.columns)) or 'none'}."
             )
     return {key: column for key, column in columns.items() if column in table.cells}
 
 
-def _paths(
-    table: _Table, column: str, splits: pd.Series, is_source: bool, folder: str, problems: list[str]
-) -> list[Any]:
+def _paths(table: Table, column: str, *, needed: pd.Series, folder: str, problems: list[str]) -> list[Any]:
     """The column's values with absolute paths; cells without a value and files that do not exist become problems."""
     values = [None if _is_empty(value) else value for value in table.cells[column]]
     values = [absolute_path(str(value), folder) if isinstance(value, str | PathLike) else value for value in values]
-    needed = [is_source or split != "predict" for split in splits]
-    empty = [position for position, value in enumerate(values) if value is None and needed[position]]
+    empty = [position for position, value in enumerate(values) if value is None and needed.iloc[position]]
     if empty:
         problems.append(f"column '{column}' has no value in {table.rows(empty)}.")
     absent = [
@@ -217,8 +250,10 @@ def _paths(
             f"{len(absent)} of {len(values)} files in column '{column}' do not exist, e.g. {values[absent[0]]} "
             f"({table.rows(absent)}). Relative paths start at {folder}."
         )
-    return values
+    return [None if position in absent else value for position, value in enumerate(values)]
 
 
 def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and pd.isna(value)) or (isinstance(value, str) and not value.strip())
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))

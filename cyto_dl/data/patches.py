@@ -13,7 +13,7 @@ import torch
 from monai.transforms import Randomizable
 from torch.utils.data import Dataset
 
-from cyto_dl.data.cache import CachedDataset, Sample, plain_tensor
+from cyto_dl.data.cache import CachedDataset, Sample, plain_tensors
 from cyto_dl.data.check import fits, patch_too_large
 from cyto_dl.data.transforms import Transform, run_transforms
 from cyto_dl.errors import ConfigError, ImageError
@@ -85,16 +85,18 @@ class PatchDataset(Dataset[Item | list[Item]]):
         with seeded(self.augment, int(generator.integers(2**32))):
             augmented = run_transforms(self.augment, dict(sample.tensors), path=sample.path)
         if isinstance(augmented, list):     # a transform that makes several samples of one
-            return [as_item(sample._replace(tensors=_plain(one))) for one in augmented]
-        return as_item(sample._replace(tensors=_plain(augmented)))
+            return [as_item(sample._replace(tensors=plain_tensors(one))) for one in augmented]
+        return as_item(sample._replace(tensors=plain_tensors(augmented)))
 
     def _crop(self, sample: Sample, row: int, generator: np.random.Generator) -> Sample:
         shape = self._checked_shape(sample, row)
         origin = self._origin(sample, shape, generator)
-        box = tuple(slice(start, start + size) for start, size in zip(origin, self.patch_shape or (), strict=True))
-        # A target may lack the source's leading axes (a stack's projection). Cloned: a slice would keep the map open.
-        tensors = {key: tensor[(..., *box[len(shape) - tensor.ndim + 1 :])].clone() for key, tensor in sample.tensors.items()}
-        return sample._replace(tensors=tensors)
+        box = [slice(start, start + size) for start, size in zip(origin, self.patch_shape or (), strict=True)]
+        patches = {}
+        for key, tensor in sample.tensors.items():     # a target may lack the leading axes: a stack's projection
+            inside: tuple[Any, ...] = (..., *box[len(shape) - tensor.ndim + 1 :])
+            patches[key] = tensor[inside].clone()     # a slice would keep the file mapped
+        return sample._replace(tensors=patches)
 
     def _checked_shape(self, sample: Sample, row: int) -> tuple[int, ...]:
         """The spatial shape of the source, which the targets must share and the patch must fit into."""
@@ -105,8 +107,8 @@ class PatchDataset(Dataset[Item | list[Item]]):
                 target = self.samples.data[row].get(key, key)
                 raise ImageError(
                     f"{sample.path}: '{source_key}' has the size {shape}, but its '{key}' "
-                    f"({target if isinstance(target, str) else 'array'}) has {tuple(tensor.shape[1:])}. They must cover "
-                    "the same voxels; a target may lack the leading axes."
+                    f"({target if isinstance(target, str) else 'an array'}) has {tuple(tensor.shape[1:])}. They must "
+                    "cover the same voxels; a target may lack the leading axes."
                 )
         if not fits(self.patch_shape or (), shape):
             raise ConfigError(patch_too_large(sample.path, shape, self.patch_shape or ()))
@@ -132,7 +134,8 @@ class PatchDataset(Dataset[Item | list[Item]]):
 def random_foreground_voxel(target: torch.Tensor, generator: np.random.Generator) -> list[int] | None:
     """A voxel (Z)YX at which any channel is not zero, each equally likely; None if there is none."""
     probes = [torch.from_numpy(generator.integers(size, size=NUM_PROBES)) for size in target.shape[1:]]
-    hits = target[(slice(None), *probes)].ne(0).any(0).nonzero()
+    probed: tuple[Any, ...] = (slice(None), *probes)
+    hits = target[probed].ne(0).any(0).nonzero()
     if len(hits):
         return [int(probe[hits[0, 0]]) for probe in probes]
     voxels = target.ne(0).any(0).nonzero()
@@ -142,11 +145,6 @@ def random_foreground_voxel(target: torch.Tensor, generator: np.random.Generator
 def as_item(sample: Sample) -> Item:
     """A sample as the item of a batch."""
     return {**sample.tensors, "path": sample.path, "spacing_um": sample.spacing_um}
-
-
-def _plain(item: Item) -> dict[str, torch.Tensor]:
-    """The images of an item, without what transforms hang on to tensors."""
-    return {key: plain.contiguous() for key, value in item.items() if (plain := plain_tensor(value)) is not None}
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """The one definition of which transform runs when.
 
     {load, preprocess, augment}  |  one list  |  {train, valid, test, predict: list}   -> stages ->  Stages per split
-    load: file -> array;  preprocess: deterministic, cached, travels with the model;  augment: random, training patches only
+
+load: file -> array. preprocess: deterministic, cached, travels with the model. augment: random, training patches only.
 """
 
 import inspect
@@ -54,18 +55,18 @@ def stages(transforms: Mapping[str, Sequence[Any]] | Sequence[Any], *, split: st
             _refuse_random(found.augment, f"data.transforms.{split}")
     else:
         raise ConfigError(
-            f"data.transforms has the keys {', '.join(map(str, transforms))}. It is one list, or a mapping with the keys "
-            f"{', '.join(STAGES)}, or a mapping with the keys {', '.join(SPLITS)}."
+            f"data.transforms has the keys {', '.join(map(str, transforms))}. It is one list, or a mapping with the "
+            f"keys {', '.join(STAGES)}, or a mapping with the keys {', '.join(SPLITS)}."
         )
     return found if split == "train" else found._replace(augment=())
 
 
 def readers(load: Sequence[Transform]) -> dict[str, ReadImaged]:
     """The reader of each key, among the transforms that load."""
-    return {key: transform for transform in load if isinstance(transform, ReadImaged) for key in transform.keys}
+    return {str(key): transform for transform in load if isinstance(transform, ReadImaged) for key in transform.keys}
 
 
-def is_random(transform: Any) -> bool:
+def is_random(transform: Transform) -> bool:
     """Whether a transform, or one inside it, draws random numbers."""
     if type(transform) is Compose:     # its subclasses choose among their transforms at random
         return any(is_random(inner) for inner in transform.transforms)

@@ -58,15 +58,15 @@ class ReadImaged(MapTransform):
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
-        for key in self.key_iterator(item):
+        for key in self.key_iterator(item):  # type: ignore[arg-type]  # MONAI's keys are any hashable, ours are words
             image = self._read(item[key], f"{item.get('row', 'array')} '{key}'")
             if self.num_channels not in (None, len(image.array)):
-                raise ImageError(wrong_num_channels(image.path, key, len(image.array), self.num_channels))
+                raise ImageError(wrong_num_channels(image.path, str(key), len(image.array), self.num_channels))
             item[key] = as_meta_tensor(image)
         return item
 
     def _read(self, value: Any, name: str) -> Image:
-        selection = {"spatial_dims": self.spatial_dims, "channels": self.channels, "z": self.z}
+        selection: dict[str, Any] = {"spatial_dims": self.spatial_dims, "channels": self.channels, "z": self.z}
         if isinstance(value, str | PathLike):
             return read_image(value, **selection, scene=self.scene, timepoint=self.timepoint)
         if isinstance(value, np.ndarray | torch.Tensor):
@@ -80,7 +80,8 @@ def as_meta_tensor(image: Image) -> MetaTensor:
     if image.spacing_um is not None:
         affine[range(len(image.spacing_um)), range(len(image.spacing_um))] = image.spacing_um
     pixels = torch.from_numpy(image.array.astype(np.float32))
-    return MetaTensor(pixels, affine=torch.from_numpy(affine), meta={"path": image.path, "spacing_um": image.spacing_um})
+    meta = {"path": image.path, "spacing_um": image.spacing_um}
+    return MetaTensor(pixels, affine=torch.from_numpy(affine), meta=meta)
 
 
 def run_transforms(transforms: Sequence[Transform], item: Any, *, path: str) -> Any:
@@ -106,7 +107,7 @@ def run_transforms(transforms: Sequence[Transform], item: Any, *, path: str) -> 
 
 def root_cause(error: BaseException) -> BaseException:
     """What went wrong inside MONAI's 'applying transform ...'."""
-    while isinstance(error, RuntimeError) and str(error).startswith("applying transform") and error.__cause__ is not None:
+    while error.__cause__ is not None and str(error).startswith("applying transform"):
         error = error.__cause__
     return error
 
