@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 # What torch.load raises on files that are cut off or hold something else.
 DAMAGED = (OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError, UnpicklingError)
-FORMAT = 1      # of the cached files; part of the key, so that a change of format recomputes them
+FORMAT = 1  # of the cached files; part of the key, so that a change of format recomputes them
 
 
 class Sample(NamedTuple):
@@ -118,7 +118,7 @@ def _identity(value: Any) -> Any:
     if not isinstance(value, str | os.PathLike):
         return describe(value)
     stat = localize(value).stat()
-    if is_remote(value):     # the local copy's path holds the object's version, and its time is that of the download
+    if is_remote(value):  # the local copy's path holds the object's version, and its time is that of the download
         return [str(localize(value)), stat.st_size]
     return [str(value), stat.st_size, stat.st_mtime_ns]
 

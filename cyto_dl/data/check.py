@@ -12,7 +12,7 @@ from cyto_dl.data.image import ImageInfo, describe_array, describe_image, wrong_
 from cyto_dl.data.manifest import ROW, Row
 from cyto_dl.errors import ImageError
 
-Read = Mapping[str, Any]        # keyword arguments of read_image, and num_channels
+Read = Mapping[str, Any]  # keyword arguments of read_image, and num_channels
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ def check_patch_shape(
     sources = [image for row in described for image in row if image.key == source_key]
     return [
         f"{image.where}: {patch_too_large(image.path, image.info.shape[1:], patch)}"
-        for image in sources if not fits(patch, image.info.shape[1:])
+        for image in sources
+        if not fits(patch, image.info.shape[1:])
     ]
 
 
@@ -150,7 +151,7 @@ def check_leakage(
     identity = identity or _address
     places: dict[Any, dict[str, Row]] = defaultdict(dict)
     for split, rows in rows_by_split.items():
-        for row in rows if split != "predict" else ():     # one may well predict what one trained on
+        for row in rows if split != "predict" else ():  # one may well predict what one trained on
             places[identity(row[source_key])].setdefault(split, row)
     leaks = [found for found in places.values() if len(found) > 1]
     several = [", ".join(_place(split, row, source_key) for split, row in found.items()) for found in leaks]

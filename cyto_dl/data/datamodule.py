@@ -1,6 +1,6 @@
 """`DataframeDatamodule`: from a manifest and a list of transforms to batches.
 
-    manifest -> rows per split -> CachedDataset (load, preprocess) -> PatchDataset (train) | WholeImages -> batches
+manifest -> rows per split -> CachedDataset (load, preprocess) -> PatchDataset (train) | WholeImages -> batches
 """
 
 import logging
@@ -34,7 +34,7 @@ from cyto_dl.errors import ConfigError, ManifestError, list_problems
 logger = logging.getLogger(__name__)
 
 RESERVED = ("path", "spacing_um", "row", "split")
-OWN_ARGUMENTS = ("dataset", "sampler", "batch_sampler", "shuffle")     # of torch's DataLoader
+OWN_ARGUMENTS = ("dataset", "sampler", "batch_sampler", "shuffle")  # of torch's DataLoader
 SPLITS_OF_STAGE = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("predict",)}
 
 
@@ -92,7 +92,7 @@ class DataframeDatamodule(LightningDataModule):
         self.batch_size = batch_size
         self.loader_kwargs = loader_kwargs
         self._rows: Rows | None = None
-        self._keeps_size = False      # whether preprocessing is known to leave the images' size as it is in the files
+        self._keeps_size = False  # whether preprocessing is known to leave the images' size as it is in the files
         self._check_arguments()
         self.stages = self._stages()
 
@@ -126,7 +126,9 @@ class DataframeDatamodule(LightningDataModule):
         """The rows of each split, read once."""
         if self._rows is None:
             how: dict[str, Any] = {
-                "columns": self.columns, "split_column": self.split_column, "source_key": self.source_key
+                "columns": self.columns,
+                "split_column": self.split_column,
+                "source_key": self.source_key,
             }
             if isinstance(self.path, str | PathLike):
                 self._rows = read_manifest(self.path, **how)
@@ -170,7 +172,7 @@ class DataframeDatamodule(LightningDataModule):
 
     def _samples(self, split: str) -> CachedDataset:
         found = self._stages_of(split)
-        cache_dir = None if split == "predict" else self.cache_dir     # every image is seen once
+        cache_dir = None if split == "predict" else self.cache_dir  # every image is seen once
         transforms = (*found.load, *found.preprocess)
         return CachedDataset(self._rows_of(split), transforms, source_key=self.source_key, cache_dir=cache_dir)
 
@@ -184,7 +186,7 @@ class DataframeDatamodule(LightningDataModule):
         return self.rows[split]
 
     def _stages_of(self, split: str) -> Stages:
-        return self.stages[split] if split in self.stages else stages(self.transforms, split=split)     # raises
+        return self.stages[split] if split in self.stages else stages(self.transforms, split=split)  # raises
 
     def _stages(self) -> dict[str, Stages]:
         """The transforms of every split that has any, tried without targets where there are none."""
@@ -206,10 +208,11 @@ class DataframeDatamodule(LightningDataModule):
             f"data.columns has the key {reserved}, which is not free: batches and rows use it": bool(reserved),
             f"data.source_key is '{self.source_key}', but data.columns has {keys}": self.source_key not in self.columns,
             f"data.foreground_key is '{self.foreground_key}', but data.columns has {keys}": unknown,
-            f"data.foreground_fraction is {self.foreground_fraction}, but it is a fraction, 0 to 1":
-                not 0 <= self.foreground_fraction <= 1,
-            "data.foreground_fraction is given without data.foreground_key":
-                self.foreground_fraction > 0 and self.foreground_key is None,
+            f"data.foreground_fraction is {self.foreground_fraction}, but it is a fraction, 0 to 1": not 0
+            <= self.foreground_fraction
+            <= 1,
+            "data.foreground_fraction is given without data.foreground_key": self.foreground_fraction > 0
+            and self.foreground_key is None,
             f"data.patches_per_image is {self.patches_per_image}, but at least 1 is needed": self.patches_per_image < 1,
             f"data.batch_size is {self.batch_size}, but at least 1 is needed": self.batch_size < 1,
             f"data.patch_shape is {self.patch_shape}, but at least 1 is needed": min(self.patch_shape or (1,)) < 1,

@@ -16,7 +16,7 @@ from cyto_dl.errors import ConfigError, ImageError
 
 logger = logging.getLogger(__name__)
 
-SIZE = 16       # voxels along every axis: small enough to cost nothing, a power of two for pooling-like transforms
+SIZE = 16  # voxels along every axis: small enough to cost nothing, a power of two for pooling-like transforms
 
 
 def check_without_targets(stages: Stages, source_key: str) -> bool:
@@ -34,7 +34,7 @@ def check_without_targets(stages: Stages, source_key: str) -> bool:
         lenient = for_source([transform], source_key)
         try:
             whole = run_transforms([transform], whole, path="a random image")
-        except ImageError as error:     # too small an image, another number of channels: the real images will tell
+        except ImageError as error:  # too small an image, another number of channels: the real images will tell
             logger.debug("the dry run without targets ended early: %s", error)
             return False
         try:

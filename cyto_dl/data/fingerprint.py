@@ -10,8 +10,8 @@ from cyto_dl.data.check import Described, Read
 from cyto_dl.data.image import read_image
 
 PERCENTILES = (0.1, 1, 5, 50, 95, 99, 99.9)
-NUM_IMAGES = 64             # whose pixels are read; spread evenly over the data set
-NUM_VALUES = 2**18          # of one image, spread evenly: 64 images then fit into 64 MB
+NUM_IMAGES = 64  # whose pixels are read; spread evenly over the data set
+NUM_VALUES = 2**18  # of one image, spread evenly: 64 images then fit into 64 MB
 
 
 def fingerprint(described: Sequence[Sequence[Described]], reads: Mapping[str, Read]) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _intensity(images: Sequence[Described], read: Read) -> dict[str, float]:
     chosen = np.unique(np.linspace(0, len(images) - 1, min(NUM_IMAGES, len(images))).round().astype(int))
     samples = [_sample(read_image(images[index].path, **selection).array) for index in chosen]
     values = np.concatenate(samples)
-    values = values[np.isfinite(values)]       # JSON has no NaN
+    values = values[np.isfinite(values)]  # JSON has no NaN
     if not len(values):
         return {}
     percentiles = np.percentile(values, PERCENTILES)

@@ -18,9 +18,20 @@ import numpy as np
 
 from cyto_dl.errors import ImageError
 
-UNKNOWN_AXIS = "QI"     # tifffile's letters for an axis without a name
-MICROMETRES = {"µm": 1.0, "μm": 1.0, "\\u00b5m": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0,
-               "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}       # both of Unicode's mu
+UNKNOWN_AXIS = "QI"  # tifffile's letters for an axis without a name
+MICROMETRES = {
+    "µm": 1.0,
+    "μm": 1.0,
+    "\\u00b5m": 1.0,
+    "um": 1.0,
+    "micron": 1.0,
+    "microns": 1.0,
+    "micrometer": 1.0,
+    "nm": 1e-3,
+    "mm": 1e3,
+    "cm": 1e4,
+    "m": 1e6,
+}  # both of Unicode's mu
 
 
 @dataclass(frozen=True)
@@ -105,8 +116,9 @@ def _refusing_damage(path: Path) -> Iterator[None]:
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             message = record.getMessage()
-            if record.thread == reader and ("invalid page offset" in message or "invalid value offset" in message
-                                            or "corrupted" in message):
+            if record.thread == reader and (
+                "invalid page offset" in message or "invalid value offset" in message or "corrupted" in message
+            ):
                 complaints.append(message)
 
     tifffile_logger, listener = logging.getLogger("tifffile"), Listener(logging.WARNING)

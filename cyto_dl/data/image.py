@@ -1,6 +1,6 @@
 """Read and write microscopy images as `Image`: an array in the axes C(Z)YX and its pixel size.
 
-    file -> READERS (formats.py) -> scene, timepoint, z and channel -> C(Z)YX
+file -> READERS (formats.py) -> scene, timepoint, z and channel -> C(Z)YX
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,9 +39,9 @@ class Image:
 class _Selection:
     """Which indices of a stored array's axes are read, and what they make."""
 
-    axes: str                        # of the stored array, every axis with a name
-    wanted: dict[str, list[int]]     # picked while reading
-    channels: list[int] | None       # picked after reading: RGB samples are read together
+    axes: str  # of the stored array, every axis with a name
+    wanted: dict[str, list[int]]  # picked while reading
+    channels: list[int] | None  # picked after reading: RGB samples are read together
     info: ImageInfo
 
 
@@ -189,7 +189,7 @@ def _open(path: str | PathLike[str], scene: int | str | None) -> Iterator[Stored
             yield stored
     except ImageError:
         raise
-    except Exception as error:     # decoders raise anything; whatever it is, the user needs the file's name
+    except Exception as error:  # decoders raise anything; whatever it is, the user needs the file's name
         reason = f"{type(error).__name__}: {error}"
         raise ImageError(f"{path}: the file cannot be read ({reason}). Is it damaged?") from error
 
@@ -271,5 +271,5 @@ def _arrange(array: np.ndarray, selection: _Selection) -> np.ndarray:
     """Bring what was read into the order C(Z)YX, contiguous."""
     order = [axis for axis in "TCSZYX" if axis in selection.axes]
     array = np.transpose(array, [selection.axes.index(axis) for axis in order])
-    array = array.reshape(-1, *selection.info.shape[1:])     # a picked timepoint or plane has length 1
+    array = array.reshape(-1, *selection.info.shape[1:])  # a picked timepoint or plane has length 1
     return np.ascontiguousarray(array if selection.channels is None else array[selection.channels])

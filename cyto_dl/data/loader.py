@@ -1,6 +1,6 @@
 """A data loader that can be stopped in the middle of an epoch and started again where it was.
 
-    (seed, epoch) -> order of (epoch, row, patch) -> this rank's share -> batches, counted
+(seed, epoch) -> order of (epoch, row, patch) -> this rank's share -> batches, counted
 """
 
 import logging
@@ -96,7 +96,7 @@ class ResumableLoader(DataLoader):
         self._loaded = dict(state_dict)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator is lazy, torch's iterator is not
-        if isinstance(self.sampler, PatchSampler):     # Lightning's overfit_batches puts in another
+        if isinstance(self.sampler, PatchSampler):  # Lightning's overfit_batches puts in another
             self._epoch = self.sampler.epoch
             self._num_handed_out = self._num_done(self._epoch)
             self.sampler.skip_once(self._num_handed_out * (self.batch_size or 1))
@@ -112,7 +112,8 @@ class ResumableLoader(DataLoader):
         if changed := [name for name, value in self._recipe().items() if loaded.get(name) != value]:
             logger.warning(
                 "epoch %d starts from its beginning: %s changed since the checkpoint, so its batches are others",
-                epoch, ", ".join(changed),
+                epoch,
+                ", ".join(changed),
             )
             return 0
         return int(loaded["batches"])
@@ -123,5 +124,8 @@ class ResumableLoader(DataLoader):
         sampler = self.sampler
         num_patches = sampler.num_rows * sampler.patches_per_image
         return {
-            "num_patches": num_patches, "batch_size": self.batch_size, "seed": sampler.seed, "ranks": sampler.world_size
+            "num_patches": num_patches,
+            "batch_size": self.batch_size,
+            "seed": sampler.seed,
+            "ranks": sampler.world_size,
         }

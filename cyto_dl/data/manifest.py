@@ -1,6 +1,6 @@
 """Read the table of images: which files belong together, and which split each row is in.
 
-    train.csv, valid.csv, ... | one .csv or .parquet | rows in memory  ->  {split: [{key: path or array, "row": where}]}
+train.csv, valid.csv, ... | one .csv or .parquet | rows in memory  ->  {split: [{key: path or array, "row": where}]}
 """
 
 import math
@@ -17,7 +17,7 @@ from cyto_dl.storage import is_remote, localize
 
 SPLITS = ("train", "valid", "test", "predict")
 TABLES = (".csv", ".parquet")
-ROW = "row"         # the key under which every row says where it stands
+ROW = "row"  # the key under which every row says where it stands
 
 Row = dict[str, Any]
 Rows = dict[str, list[Row]]
@@ -161,9 +161,9 @@ def _read_table(file: Path, split: str | None) -> Table:
         raise ManifestError(f"{file}: a manifest is a .csv or a .parquet file, or a folder of them. Check data.path.")
     try:
         cells = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype=str)
-    except (OSError, ValueError) as error:     # pandas' and pyarrow's parser errors are ValueErrors
+    except (OSError, ValueError) as error:  # pandas' and pyarrow's parser errors are ValueErrors
         raise ManifestError(f"{file}: the manifest cannot be read: {error}.") from error
-    first = 2 if file.suffix == ".csv" else 0      # the header is line 1 of a .csv
+    first = 2 if file.suffix == ".csv" else 0  # the header is line 1 of a .csv
     return Table(cells.reset_index(drop=True), file.name, f"{file.name}:{{}}", first, split)
 
 
@@ -242,7 +242,8 @@ def _paths(table: Table, column: str, *, needed: pd.Series, folder: str, problem
     if empty:
         problems.append(f"column '{column}' has no value in {table.rows(empty)}.")
     absent = [
-        position for position, value in enumerate(values)
+        position
+        for position, value in enumerate(values)
         if isinstance(value, str) and not is_remote(value) and not Path(value).is_file()
     ]
     if absent:

@@ -1,6 +1,6 @@
 """Random training patches, each of which is a pure function of (seed, epoch, row, patch number).
 
-    (epoch, row, patch) -> sample -> one random box in all its tensors -> augment -> item of a batch
+(epoch, row, patch) -> sample -> one random box in all its tensors -> augment -> item of a batch
 """
 
 import contextlib
@@ -76,7 +76,7 @@ class PatchDataset(Dataset[Item | list[Item]]):
 
     def __getitem__(self, index: Index | int) -> Item | list[Item]:
         """The patch of (epoch, row, patch number); a plain number counts through the patches of epoch 0."""
-        if isinstance(index, int):     # Lightning's overfit_batches puts in a sampler of plain numbers
+        if isinstance(index, int):  # Lightning's overfit_batches puts in a sampler of plain numbers
             index = (0, *divmod(index, self.patches_per_image))
         generator = np.random.default_rng([self.seed, *index])
         sample = self.samples[index[1]]
@@ -84,7 +84,7 @@ class PatchDataset(Dataset[Item | list[Item]]):
             sample = self._crop(sample, index[1], generator)
         with seeded(self.augment, int(generator.integers(2**32))):
             augmented = run_transforms(self.augment, dict(sample.tensors), path=sample.path)
-        if isinstance(augmented, list):     # a transform that makes several samples of one
+        if isinstance(augmented, list):  # a transform that makes several samples of one
             return [as_item(sample._replace(tensors=plain_tensors(one))) for one in augmented]
         return as_item(sample._replace(tensors=plain_tensors(augmented)))
 
@@ -93,9 +93,9 @@ class PatchDataset(Dataset[Item | list[Item]]):
         origin = self._origin(sample, shape, generator)
         box = [slice(start, start + size) for start, size in zip(origin, self.patch_shape or (), strict=True)]
         patches = {}
-        for key, tensor in sample.tensors.items():     # a target may lack the leading axes: a stack's projection
+        for key, tensor in sample.tensors.items():  # a target may lack the leading axes: a stack's projection
             inside: tuple[Any, ...] = (..., *box[len(shape) - tensor.ndim + 1 :])
-            patches[key] = tensor[inside].clone()     # a slice would keep the file mapped
+            patches[key] = tensor[inside].clone()  # a slice would keep the file mapped
         return sample._replace(tensors=patches)
 
     def _checked_shape(self, sample: Sample, row: int) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Prepare a manifest for training: check everything, make splits where there are none, measure the images.
 
-    manifest -> checks (all problems at once) -> splits -> <output_dir>/manifest.csv and fingerprint.json
+manifest -> checks (all problems at once) -> splits -> <output_dir>/manifest.csv and fingerprint.json
 """
 
 import json
@@ -30,7 +30,8 @@ from cyto_dl.storage import atomic_path, localize, sha256
 
 logger = logging.getLogger(__name__)
 
-SPLIT = "split"         # the column of the splits in the manifest that is written
+SPLIT = "split"  # the column of the splits in the manifest that is written
+
 
 def prepare_data(
     manifest: str | os.PathLike[str],
@@ -104,7 +105,8 @@ def _check_groups(tables: Sequence[Table], group_column: str) -> list[str]:
     """The groups that are in several splits, and rows without a group."""
     problems = [
         f"{table.name} has no column '{group_column}' (group_column); the columns are {', '.join(table.cells.columns)}."
-        for table in tables if group_column not in table.cells
+        for table in tables
+        if group_column not in table.cells
     ]
     if problems:
         return problems
@@ -143,7 +145,7 @@ def _check_copies(rows: Rows, source_col: str) -> list[str]:
     size = {file: localize(file).stat().st_size for file in files}
     num_of_size = Counter(size.values())
 
-    def identity(file: str) -> str:     # only files of equal size can be copies, so that few have to be read
+    def identity(file: str) -> str:  # only files of equal size can be copies, so that few have to be read
         return sha256(localize(file)) if num_of_size[size[file]] > 1 else file
 
     present = {split: [row for row in found if source_col in row] for split, found in rows.items()}

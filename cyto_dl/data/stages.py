@@ -68,7 +68,7 @@ def readers(load: Sequence[Transform]) -> dict[str, ReadImaged]:
 
 def is_random(transform: Transform) -> bool:
     """Whether a transform, or one inside it, draws random numbers."""
-    if type(transform) is Compose:     # its subclasses choose among their transforms at random
+    if type(transform) is Compose:  # its subclasses choose among their transforms at random
         return any(is_random(inner) for inner in transform.transforms)
     return isinstance(transform, RandomizableTrait)
 
@@ -142,7 +142,7 @@ def _with_inner(item: Any, inner: list[Any]) -> Any:
 
 def _keys(item: Any) -> tuple[str, ...]:
     keys = item.get("keys", ()) if isinstance(item, Mapping) else getattr(item, "keys", ())
-    if callable(keys):     # a module's or a mapping's own method
+    if callable(keys):  # a module's or a mapping's own method
         return ()
     return (keys,) if isinstance(keys, str) else tuple(keys)
 
@@ -157,7 +157,7 @@ def _kind(item: Any) -> type:
         kind = get_object(item["_target_"])
     except KeyError:
         raise ConfigError(f"A transform in data.transforms has no `_target_`: {dict(item)}.") from None
-    except Exception as error:     # importing a module can fail in any way
+    except Exception as error:  # importing a module can fail in any way
         raise ConfigError(f"data.transforms names {item['_target_']}, which cannot be imported: {error}.") from error
     return kind if isinstance(kind, type) else type(kind)
 

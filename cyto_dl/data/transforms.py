@@ -94,7 +94,7 @@ def run_transforms(transforms: Sequence[Transform], item: Any, *, path: str) -> 
     for transform in transforms:
         try:
             item = [transform(one) for one in item] if isinstance(item, list) else transform(item)
-        except Exception as error:     # transforms are anybody's code: what they raise gets the file's name
+        except Exception as error:  # transforms are anybody's code: what they raise gets the file's name
             cause = root_cause(error)
             if isinstance(cause, CytoDLError):
                 raise cause from error
