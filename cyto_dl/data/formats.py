@@ -38,13 +38,14 @@ MICROMETRES = {
 class Stored:
     """One scene of an open file: what its header says, and how its planes are read.
 
-    `read` takes the indices that are wanted per axis (all of them for an axis that is not named) and keeps every axis.
+    `read` takes, per position in `axes`, the indices that are wanted (all of an axis that is left out); it keeps every
+    axis.
     """
 
     axes: str
     shape: tuple[int, ...]
     dtype: str
-    read: Callable[[Mapping[str, list[int]]], np.ndarray]
+    read: Callable[[Mapping[int, list[int]]], np.ndarray]
     spacing_um: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -54,13 +55,12 @@ Reader = Callable[[Path, int | str | None], AbstractContextManager[Stored]]
 def stored_array(array: np.ndarray) -> Stored:
     """An array in memory, or mapped into it, as if it were stored in a file: YX, and axes without a name before it."""
     axes = ("Q" * (array.ndim - 2) + "YX")[: array.ndim]
-    return Stored(axes, tuple(array.shape), str(array.dtype), partial(_take, array, axes))
+    return Stored(axes, tuple(array.shape), str(array.dtype), partial(_take, array))
 
 
-def _take(array: np.ndarray, axes: str, wanted: Mapping[str, list[int]]) -> np.ndarray:
-    for position, axis in enumerate(axes):
-        if axis in wanted:
-            array = np.take(array, wanted[axis], axis=position)
+def _take(array: np.ndarray, wanted: Mapping[int, list[int]]) -> np.ndarray:
+    for position, indices in wanted.items():
+        array = np.take(array, indices, axis=position)
     return array
 
 
@@ -84,8 +84,8 @@ def open_picture(path: Path, scene: int | str | None) -> Iterator[Stored]:
         shape, axes = ((*size, num_samples), "YXS") if num_samples > 1 else (size, "YX")
         dtype = "uint8" if array.dtype == bool else str(array.dtype)
 
-        def read(wanted: Mapping[str, list[int]]) -> np.ndarray:
-            return _take(np.asarray(picture).astype(dtype, copy=False), axes, wanted)
+        def read(wanted: Mapping[int, list[int]]) -> np.ndarray:
+            return _take(np.asarray(picture).astype(dtype, copy=False), wanted)
 
         yield Stored(axes, shape, dtype, read)
 
@@ -143,18 +143,18 @@ def _scene_index(path: Path, names: list[str], scene: int | str | None) -> int:
     raise ImageError(f"{path}: the file {wish}. Choose with `scene` of the image's reader: {choices}.")
 
 
-def _read_series(tif: Any, index: int, wanted: Mapping[str, list[int]]) -> np.ndarray:
+def _read_series(tif: Any, index: int, wanted: Mapping[int, list[int]]) -> np.ndarray:
     """Read only the pages that hold what is wanted, where pages and planes agree; otherwise everything."""
     series = tif.series[index]
     page_axes = series.keyframe.axes
-    leading_axes, leading_shape = series.axes[: -len(page_axes)], series.shape[: -len(page_axes)]
+    leading_shape = series.shape[: -len(page_axes)]
     if not series.axes.endswith(page_axes) or len(series.pages) != math.prod(leading_shape):
-        return _take(series.asarray(), series.axes, wanted)
-    picks = [wanted.get(axis, range(length)) for axis, length in zip(leading_axes, leading_shape, strict=True)]
+        return _take(series.asarray(), wanted)
+    picks = [wanted.get(position, range(length)) for position, length in enumerate(leading_shape)]
     keys = np.ravel_multi_index(np.meshgrid(*picks, indexing="ij"), leading_shape).ravel() if picks else [0]
     array = tif.asarray(key=[int(key) for key in keys], series=index)
     array = array.reshape(*(len(pick) for pick in picks), *series.keyframe.shape)
-    return _take(array, series.axes, {axis: take for axis, take in wanted.items() if axis in page_axes})
+    return _take(array, {position: indices for position, indices in wanted.items() if position >= len(picks)})
 
 
 def _spacing_um(tif: Any, index: int) -> dict[str, float]:

@@ -40,7 +40,7 @@ class _Selection:
     """Which indices of a stored array's axes are read, and what they make."""
 
     axes: str  # of the stored array, every axis with a name
-    wanted: dict[str, list[int]]  # picked while reading
+    wanted: dict[int, list[int]]  # by position in `axes`; picked while reading
     channels: list[int] | None  # picked after reading: RGB samples are read together
     info: ImageInfo
 
@@ -223,8 +223,8 @@ def _select(
     spacing_um = tuple(stored.spacing_um[axis] for axis in names) if known else None
     shape = (len(chosen), *(size[axis] for axis in names))
     info = ImageInfo(shape, stored.dtype, spacing_um, num_channels)
-    wanted = {axis: picked for axis, picked in wanted.items() if axis in size}
-    return _Selection(axes, wanted, None if pages_are_channels else chosen, info)
+    by_position = {axes.index(axis): picked for axis, picked in wanted.items() if axis in axes}
+    return _Selection(axes, by_position, None if pages_are_channels else chosen, info)
 
 
 def _name_axes(stored: Stored, path: str | PathLike[str], *, spatial_dims: int, is_stack: bool) -> str:
