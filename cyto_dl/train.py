@@ -64,7 +64,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
 
     datamodule = instantiate(config["data"], "data", _recursive_=False)
     model = instantiate(config["model"], "model")
-    loggers = [instantiate(node, f"logger.{name}") for name, node in (config["logger"] or {}).items()]
+    loggers = [instantiate(node, f"logger.{name}") for name, node in (config.get("logger") or {}).items()]
     trainer = build_trainer(config, loggers)
     for each in loggers:
         each.log_hyperparams(flatten({**config, "model/parameters": _count_parameters(model)}))
@@ -125,7 +125,7 @@ def build_trainer(config: Mapping[str, Any], loggers: "Sequence[Logger]") -> "Tr
     """Lightning's Trainer with the configured callbacks, and those that make a run resumable."""
     from cyto_dl.callbacks import AtomicCheckpointIO, EmbedConfig, RandomStates
 
-    callbacks = [instantiate(node, f"callbacks.{name}") for name, node in (config["callbacks"] or {}).items() if node]
+    callbacks = [instantiate(node, f"callbacks.{name}") for name, node in (config.get("callbacks") or {}).items() if node]
     callbacks += [EmbedConfig(dict(config)), RandomStates()]
     trainer: Trainer = instantiate(
         config["trainer"],
@@ -160,7 +160,7 @@ def _checkpoint_to_resume(config: Mapping[str, Any], output_dir: Path) -> str | 
 
 
 def _check_same_experiment(config: Mapping[str, Any], checkpoint: Path) -> None:
-    from cyto_dl.callbacks import read_checkpoint
+    from cyto_dl.bundle.checkpoint import read_checkpoint
 
     before = _learning(read_checkpoint(checkpoint)["config"])
     now = _learning(config)

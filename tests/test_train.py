@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning import Callback
 
-from cyto_dl.callbacks import read_checkpoint
+from cyto_dl.bundle.checkpoint import read_checkpoint
 from cyto_dl.config import compose_experiment, experiments
 from cyto_dl.errors import ConfigError, TrainingError
 from cyto_dl.train import train
@@ -37,7 +37,7 @@ def overrides_for(folder, *, experiment="im2im/segmentation", spatial_dims=2, ca
         "~callbacks.progress_bar",
         "~callbacks.summary",
         "extras.print_config=false",
-        "logger=null",
+        "logger=none",
     ]
 
 
@@ -101,8 +101,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_weights_of_an_unin
     manifest_folder, tmp_path, checkpointing
 ):
     folder = manifest_folder()
-    extra = ["trainer.max_epochs=3", "test=false", "model.backbone.dropout=0.2", *checkpointing]
-    extra[2] = f"+{extra[2]}"
+    extra = ["trainer.max_epochs=3", "test=false", "+model.backbone.dropout=0.2", *checkpointing]
     kill = "+callbacks.kill={_target_: tests.test_train.KillAtStep, step: 3}"   # the second step of the second epoch
     output_dir = tmp_path / "killed"
 
