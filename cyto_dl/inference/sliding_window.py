@@ -189,10 +189,10 @@ class _Weights:
         )
 
     def _product(self, kinds: tuple[int, ...]) -> Tensor:
-        weight = torch.ones((), dtype=torch.float64)
+        weight = torch.ones((), device=self.device)
         for profiles, kind in zip(self.profiles, kinds, strict=True):
-            weight = weight[..., None] * profiles[kind]
-        return weight.float().to(self.device)
+            weight = weight[..., None] * profiles[kind].float().to(self.device)
+        return weight
 
 
 class _Canvas:

@@ -47,6 +47,7 @@ class Task:
         """
         if _is_of_library(self.loss) and not self._fits(logits, target):
             raise self._mismatch(logits, target)
+        logits = logits.float()  # half precision is for the network; sums over pixels need single
         if isinstance(self.loss, nn.CrossEntropyLoss) and target.shape[1] == 1:
             target = target[:, 0].long()      # torch takes class indices without a channel axis
         try:
