@@ -12,7 +12,7 @@ from lightning import Callback
 
 from cyto_dl.bundle.checkpoint import read_checkpoint
 from cyto_dl.config import compose_experiment, experiments
-from cyto_dl.errors import ConfigError, TrainingError
+from cyto_dl.errors import ConfigError, ManifestError, TrainingError
 from cyto_dl.train import train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -154,6 +154,6 @@ def test_the_literal_rescale_and_sigmoid_rescale_configuration_saves_eight_bit_i
     ],
 )
 def test_a_wrong_experiment_says_which_key_before_the_first_step(manifest_folder, tmp_path, extra, says):
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises((ConfigError, ManifestError), match=says):
         run(manifest_folder(), tmp_path / "run", *extra)
     assert not list(tmp_path.glob("run/checkpoints/*"))

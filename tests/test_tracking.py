@@ -1,0 +1,126 @@
+"""MLflow receives everything of a run, and one run stays one run."""
+
+import json
+import socket
+
+import pytest
+from lightning.pytorch.utilities import rank_zero_only
+from mlflow.tracking import MlflowClient
+
+from cyto_dl.errors import StorageError
+from cyto_dl.tracking import MLflowLogger, git_commit, log_evaluation
+
+
+@pytest.fixture(scope="module")
+def tracking_uri(tmp_path_factory):
+    """An sqlite store; MLflow makes its tables on first use, which takes seconds: once for all tests here."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def client(tracking_uri):
+    return MlflowClient(tracking_uri)
+
+
+@pytest.fixture
+def output_dir(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("best", "last"):
+        (tmp_path / "checkpoints" / f"{name}.ckpt").write_bytes(b"weights")
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    return tmp_path
+
+
+def open_logger(output_dir, tracking_uri):
+    return MLflowLogger(
+        output_dir=output_dir, experiment_name="nuclei", run_name="one", tracking_uri=tracking_uri, tags=["a", "b"]
+    )
+
+
+def artifacts(client, run_id, folder=None):
+    found = client.list_artifacts(run_id, folder)
+    inside = [path for entry in found if entry.is_dir for path in artifacts(client, run_id, entry.path)]
+    return {entry.path for entry in found if not entry.is_dir} | set(inside)
+
+
+def test_a_run_has_parameters_metrics_configuration_previews_checkpoints_versions_and_commit(
+    output_dir, tracking_uri, client
+):
+    logger = open_logger(output_dir, tracking_uri)
+    logger.log_hyperparams({"model.optimizer.generator.lr": 0.1, "data.path": "images.csv"})
+    logger.log_metrics({"valid/seg/dice": 0.9}, step=3)
+    preview = output_dir / "cell_seg.png"
+    preview.write_bytes(b"png")
+    logger.log_previews([preview], epoch=3)
+    logger.finalize("success")
+
+    run = client.get_run(logger.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"model.optimizer.generator.lr": "0.1", "data.path": "images.csv"}
+    assert run.data.metrics == {"valid/seg/dice": 0.9}
+    assert run.data.tags["tags"] == "a, b"
+    assert run.data.tags["git_commit"] == git_commit()
+    assert artifacts(client, logger.run_id) == {
+        "config.yaml",
+        "requirements.txt",
+        "previews/epoch_003/cell_seg.png",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+    }
+
+
+def test_a_resumed_training_continues_its_run_and_may_change_parameters(output_dir, tracking_uri, client):
+    first = open_logger(output_dir, tracking_uri)
+    first.log_hyperparams({"trainer.max_epochs": 3})
+    first.finalize("failed")
+    second = open_logger(output_dir, tracking_uri)
+    second.log_hyperparams({"trainer.max_epochs": 5, "trainer.devices": 1})
+
+    assert second.run_id == first.run_id
+    run = client.get_run(second.run_id)
+    assert run.info.status == "RUNNING"
+    assert run.data.params == {"trainer.max_epochs": "3", "trainer.devices": "1"}
+
+
+def test_an_injected_run_is_used_and_left_open_for_its_owner(output_dir, tracking_uri, client, monkeypatch):
+    owned = client.create_run(client.create_experiment(f"owned {output_dir.name}")).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", owned)
+    logger = open_logger(output_dir, tracking_uri)
+    logger.log_metrics({"valid/loss": 0.5}, step=1)
+    logger.finalize("success")
+
+    assert logger.run_id == owned
+    assert client.get_run(owned).info.status == "RUNNING"
+    assert client.get_run(owned).data.metrics == {"valid/loss": 0.5}
+
+
+def test_an_evaluation_is_added_to_the_run_of_the_training(output_dir, tracking_uri, client):
+    logger = open_logger(output_dir, tracking_uri)
+    report = output_dir / "report.html"
+    report.write_text("<html>")
+    log_evaluation(output_dir, {"test/seg/dice": 0.8}, [report])
+
+    assert client.get_run(logger.run_id).data.metrics["test/seg/dice"] == 0.8
+    assert "evaluation/report.html" in artifacts(client, logger.run_id)
+
+
+def test_an_evaluation_without_a_tracked_training_is_not_logged(tmp_path):
+    log_evaluation(tmp_path, {"test/seg/dice": 0.8}, [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_does_not_answer_is_an_error_at_the_start(output_dir):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(StorageError, match=f"MLflow at http://127.0.0.1:{port} cannot be used"):
+        open_logger(output_dir, f"http://127.0.0.1:{port}")
+    assert not (output_dir / "mlflow.json").exists()
+
+
+def test_the_run_file_names_the_store_and_the_run(output_dir, tracking_uri):
+    logger = open_logger(output_dir, tracking_uri)
+    assert json.loads((output_dir / "mlflow.json").read_text()) == {
+        "tracking_uri": tracking_uri,
+        "run_id": logger.run_id,
+    }
+    assert rank_zero_only.rank == 0
