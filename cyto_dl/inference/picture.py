@@ -93,5 +93,5 @@ def strip(pictures: Sequence[tuple[str, Picture]], *, side_px: int = 320) -> Pil
 def data_uri(image: Pillow.Image) -> str:
     """A picture as the text of a PNG that stands in an HTML page."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

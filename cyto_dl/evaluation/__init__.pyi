@@ -1,0 +1,3 @@
+from .evaluate import Evaluation as Evaluation
+from .evaluate import evaluate as evaluate
+from .report import write_report as write_report
