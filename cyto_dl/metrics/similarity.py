@@ -19,7 +19,7 @@ class SSIM(PerImageMetric):
     an image of at most 2 px per axis, of which a window holds one pixel.
 
     The window is applied axis by axis. MONAI's and torchmetrics' are not, which takes 3 and 9 times as long on
-    32 x 256 x 256 voxels, and torchmetrics' cannot take a stack of fewer than 11 planes.
+    32 x 256 x 256 voxels, and torchmetrics' cannot take a stack of fewer than 6 planes.
 
     Source: Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004.
     """
