@@ -3,5 +3,5 @@
     request -> dataplane (bytes -> tensors) -> requests (tensors -> checked images) -> model (one predict thread)
             -> responses (arrays -> bytes) -> client
 
-`docs` of the wire: `serving.requests` says what is accepted, `serving.responses` what comes back.
+`serving.requests` says what a client may send, `serving.responses` what comes back.
 """

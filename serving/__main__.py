@@ -9,10 +9,12 @@ with a message and exit code 2.
 
 import argparse
 import logging
+import socket
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
-from cyto_dl.errors import CytoDLError
+from cyto_dl.errors import ConfigError, CytoDLError
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,16 +39,31 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
+def check_ports(**ports: int) -> None:
+    """See that the server will be able to listen, before the model is loaded.
+
+    Raises:
+        ConfigError: A port is taken, twice the same, or not a port.
+    """
+    with ExitStack() as listeners:
+        for option, port in ports.items():
+            try:
+                listeners.enter_context(socket.create_server(("", port)))
+            except (OSError, OverflowError) as error:
+                raise ConfigError(f"--{option} {port} cannot be used: {error}. Choose a free port.") from error
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Load the bundle and serve it until SIGTERM; the exit code."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    from cyto_dl.bundle import load_bundle  # with torch: --help does not wait for it
-
     try:
+        check_ports(http_port=options.http_port, grpc_port=options.grpc_port)
+        from cyto_dl.bundle import load_bundle  # with torch: --help does not wait for it
+
         predictor = load_bundle(options.bundle, allow=options.allow_target)
     except CytoDLError as error:
-        sys.stderr.write(f"error: {error}\n")
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     from serving.model import BundleModel  # with kserve
     from serving.server import build_server

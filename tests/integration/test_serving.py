@@ -24,6 +24,7 @@ from tests.serving.wire import DTYPES, binary_request, npy, read_tensors, tensor
 
 pytestmark = pytest.mark.integration
 ALLOWED = "gate.wait_until_open"
+PORTS = ["--http_port", "0", "--grpc_port", "0"]  # any free ones
 
 # A head's postprocessing of the user's own, which tells when a prediction is under way and holds it back.
 GATE = """
@@ -261,11 +262,11 @@ def test_a_broken_bundle_exits_with_2_and_never_listens(broken, gate, tmp_path):
 )
 def test_a_bundle_that_does_not_load_starts_no_server(broken, monkeypatch, capsys, file, change, words):
     monkeypatch.setattr(serving.server, "build_server", None)
-    assert main(["--bundle", str(broken(file, change)), "--allow-target", ALLOWED]) == 2
+    assert main([*PORTS, "--bundle", str(broken(file, change)), "--allow-target", ALLOWED]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_code_of_ones_own_is_only_run_when_it_is_allowed(bundles, monkeypatch, capsys):
     monkeypatch.setattr(serving.server, "build_server", None)
-    assert main(["--bundle", str(bundles[2])]) == 2
+    assert main([*PORTS, "--bundle", str(bundles[2])]) == 2
     assert ALLOWED in capsys.readouterr().err

@@ -33,12 +33,15 @@ def stub(server):
     limits = vars(kserve.model_server.args)
     listener = GRPCServer(port, server.dataplane, server.model_repository_extension, limits, grace_period=0)
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_until_complete, args=(listener.start(2),))
+    thread = threading.Thread(target=loop.run_forever)
     thread.start()
+    running = asyncio.run_coroutine_threadsafe(listener.start(2), loop)
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         grpc.channel_ready_future(channel).result(PATIENCE_S)
         yield GRPCInferenceServiceStub(channel)
     asyncio.run_coroutine_threadsafe(listener.stop(), loop).result(PATIENCE_S)
+    running.result(PATIENCE_S)
+    loop.call_soon_threadsafe(loop.stop)
     thread.join(PATIENCE_S)
     loop.close()
 

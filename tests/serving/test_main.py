@@ -1,9 +1,11 @@
+import socket
 import subprocess
 import sys
 
 import pytest
 
-from serving.__main__ import main, parse_arguments
+from cyto_dl.errors import ConfigError
+from serving.__main__ import check_ports, main, parse_arguments
 
 
 def test_help_needs_neither_torch_nor_kserve():
@@ -31,6 +33,30 @@ def test_a_wrong_command_line_is_exit_code_2(arguments):
     assert exit_info.value.code == 2
 
 
+@pytest.fixture
+def free_port():
+    with socket.create_server(("", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def test_a_port_that_is_taken_is_reported_before_the_bundle_is_read(tmp_path, capsys):
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        assert main(["--bundle", str(tmp_path / "nowhere"), "--http_port", str(port)]) == 2
+    assert f"--http_port {port}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_what_is_no_port_is_refused(port):
+    with pytest.raises(ConfigError, match=f"--grpc_port {port}"):
+        check_ports(grpc_port=port)
+
+
+def test_the_two_ports_must_differ(free_port):
+    with pytest.raises(ConfigError, match="--grpc_port"):
+        check_ports(http_port=free_port, grpc_port=free_port)
+
+
 def test_a_missing_bundle_is_exit_code_2_and_one_message(tmp_path, capsys):
-    assert main(["--bundle", str(tmp_path / "nowhere")]) == 2
+    assert main(["--bundle", str(tmp_path / "nowhere"), "--http_port", "0", "--grpc_port", "0"]) == 2
     assert "nowhere" in capsys.readouterr().err
