@@ -136,6 +136,49 @@ def experiments() -> list[str]:
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
+def check_experiment(config: Mapping[str, Any]) -> None:
+    """Refuse an experiment that cannot work, all problems at once.
+
+    Raises:
+        ConfigError: Lists what is missing or wrong, by key.
+    """
+    if not config.get("data") or not config.get("model"):
+        raise ConfigError(
+            "no experiment is chosen: add experiment=NAME, where NAME is one of "
+            f"{', '.join(experiments())}, or a file of your own in --config-dir DIR (DIR/experiment/NAME.yaml)."
+        )
+    problems = []
+    for group in ("data", "model", "trainer"):
+        if "_target_" not in (config.get(group) or {}):
+            problems.append(f"{group}._target_: the class to build is missing")
+    model = config["model"]
+    for key in ("optimizer", "lr_scheduler"):
+        if key in model and not (model[key] or {}).get("generator"):
+            problems.append(f"model.{key}.generator: required, e.g. {{_target_: ..., _partial_: true}}")
+    for name, task in (model.get("task_heads") or {}).items():
+        problems += [f"model.task_heads.{name}.{part}: required" for part in ("head", "loss") if not task.get(part)]
+        if name not in config["data"].get("columns", {name: None}):
+            problems.append(f"data.columns: no column is named for the head '{name}', e.g. {{{name}: my_column}}")
+    if problems:
+        raise ConfigError(f"the experiment is wrong:\n{list_problems(problems)}")
+
+
+def print_tree(config: Mapping[str, Any]) -> None:
+    """Show an experiment as a tree on the terminal, one branch a group."""
+    import rich
+    import yaml
+    from rich.syntax import Syntax
+    from rich.tree import Tree
+
+    tree = Tree("experiment", style="dim", guide_style="dim")
+    groups = {key: value for key, value in config.items() if isinstance(value, Mapping)}
+    plain_values = {key: value for key, value in config.items() if key not in groups}
+    for name, group in [("", plain_values), *groups.items()]:
+        branch = tree.add(name, style="dim", guide_style="dim") if name else tree
+        branch.add(Syntax(yaml.safe_dump(dict(group), sort_keys=False).strip(), "yaml", background_color="default"))
+    rich.print(tree)
+
+
 def _without_auxiliary(node: Any) -> Any:
     if isinstance(node, dict):
         return {key: _without_auxiliary(value) for key, value in node.items() if key != AUXILIARY}

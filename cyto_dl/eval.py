@@ -15,33 +15,45 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from cyto_dl.config import launch
-from cyto_dl.errors import ConfigError
+from cyto_dl.config import check_experiment, launch, print_tree
+from cyto_dl.errors import ManifestError
 from cyto_dl.storage import atomic_path
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate_checkpoint(
-    config: Mapping[str, Any], checkpoint: str | Path, *, split: str, output_dir: str | Path
+    checkpoint: str | Path,
+    *,
+    output_dir: str | Path,
+    split: str = "test",
+    config: Mapping[str, Any] | None = None,
+    manifest: str | Path | None = None,
 ) -> dict[str, float]:
     """Measure a checkpoint on one split, exactly as its bundle would be served.
 
+    Metrics and report also go to the MLflow run of the training, if it had one.
+
     Args:
-        config: The resolved experiment: where the images are and how their targets are read.
         checkpoint: A .ckpt, or the folder of a run (its best checkpoint).
-        split: "test", or another split of the manifest.
         output_dir: Receives metrics.json, images.csv (one row an image) and report.html.
+        split: "test", or another split of the manifest.
+        config: The resolved experiment, whose code is trusted; default: the one in the checkpoint.
+        manifest: Default: the experiment's own (data.path).
 
     Returns:
         Mean over images of each metric, e.g. {"test/seg/dice": 0.93}.
+
+    Raises:
+        ManifestError: The table is wrong, or has no image of this split.
+        BundleError: The checkpoint is damaged, or names code that is not allowed.
     """
     from cyto_dl.bundle import predictor_from_checkpoint
     from cyto_dl.evaluation import evaluate, write_report
     from cyto_dl.tracking import log_evaluation
 
-    predictor, _, _ = predictor_from_checkpoint(checkpoint, config=config)
-    evaluation = evaluate(predictor, config, manifest=config["data"]["path"], split=split)
+    predictor, _, experiment = predictor_from_checkpoint(checkpoint, config=config)
+    evaluation = evaluate(predictor, experiment, manifest=manifest or experiment["data"]["path"], split=split)
     folder = Path(output_dir)
     with atomic_path(folder / "metrics.json") as temporary:
         temporary.write_text(json.dumps(evaluation.summary, indent=2))
@@ -55,42 +67,50 @@ def evaluate_checkpoint(
 
 
 def predict_checkpoint(
-    config: Mapping[str, Any], checkpoint: str | Path, *, split: str, output_dir: str | Path
-) -> Path:
-    """Predict the images of one split; returns the folder with one image a head and row, and predictions.csv."""
+    checkpoint: str | Path, *, config: Mapping[str, Any], split: str, output_dir: str | Path
+) -> None:
+    """Predict the images of one split: one image a head and row, and predictions.csv.
+
+    Args:
+        checkpoint: A .ckpt, or the folder of a run (its best checkpoint).
+        config: The resolved experiment: where the images are.
+        split: "predict", or another split of the manifest.
+        output_dir: Receives the images and the table.
+
+    Raises:
+        ManifestError: The table is wrong, or has no image of this split.
+    """
     from cyto_dl.bundle import predictor_from_checkpoint
     from cyto_dl.data.manifest import read_manifest
     from cyto_dl.inference import predict_images
 
-    data = config["data"]
-    source = {predictor_key: data["columns"][predictor_key] for predictor_key in [config["model"]["x_key"]]}
-    rows = read_manifest(data["path"], columns=source, split_column=data.get("split_column"))
+    data, key = config["data"], config["model"]["x_key"]
+    rows = read_manifest(data["path"], columns={key: data["columns"][key]}, split_column=data.get("split_column"))
     if not rows.get(split):
-        raise ConfigError(f"{data['path']} has no image with the split '{split}'. It has {', '.join(rows)}.")
+        raise ManifestError(
+            f"{data['path']} has no image of the split '{split}'; it has {', '.join(rows)}. Choose one: split=..."
+        )
     predictor, _, _ = predictor_from_checkpoint(checkpoint, config=config)
-    predict_images(predictor, [row[predictor.input.name] for row in rows[split]], output_dir)
-    return Path(output_dir)
+    predict_images(predictor, [row[key] for row in rows[split]], output_dir)
 
 
 def main() -> None:
     """Entry point of `python cyto_dl/eval.py` and `cyto-dl eval`."""
 
     def task(config: dict[str, Any]) -> None:
-        from cyto_dl.train import check, print_tree
-
-        check(config)
+        check_experiment(config)
         if config["extras"]["print_config"]:
             print_tree(config)
         output_dir = config["paths"]["output_dir"]
         if config["test"]:
             split = config["split"] or "test"
-            metrics = evaluate_checkpoint(config, config["ckpt_path"], split=split, output_dir=output_dir)
+            metrics = evaluate_checkpoint(config["ckpt_path"], config=config, split=split, output_dir=output_dir)
             for name, value in metrics.items():
                 logger.info("%s %.4f", name, value)
         else:
             split = config["split"] or "predict"
-            folder = predict_checkpoint(config, config["ckpt_path"], split=split, output_dir=output_dir)
-            logger.info("predictions in %s", folder)
+            predict_checkpoint(config["ckpt_path"], config=config, split=split, output_dir=output_dir)
+            logger.info("predictions in %s", output_dir)
 
     launch(task, "eval.yaml")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cyto_dl.config import compose_experiment, experiments, flatten, instantiate, launch
+from cyto_dl.config import check_experiment, compose_experiment, flatten, instantiate, launch, print_tree
 from cyto_dl.errors import ConfigError, list_problems
 from cyto_dl.storage import atomic_path
 
@@ -56,7 +56,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         StorageError: MLflow cannot be reached.
         TrainingError: The loss is not finite.
     """
-    check(config)
+    check_experiment(config)
     output_dir = Path(config["paths"]["output_dir"])
     checkpoint = _checkpoint_to_resume(config, output_dir)
     _write_config(config, output_dir)
@@ -94,38 +94,12 @@ def train_experiment(
     return train(compose_experiment(given, output_dir=output_dir))
 
 
-def check(config: Mapping[str, Any]) -> None:
-    """Refuse an experiment that cannot work, all problems at once.
-
-    Raises:
-        ConfigError: Lists what is missing or wrong, by key.
-    """
-    if not config.get("data") or not config.get("model"):
-        raise ConfigError(
-            "no experiment is chosen: add experiment=NAME, where NAME is one of "
-            f"{', '.join(experiments())}, or a file of your own in --config-dir DIR (DIR/experiment/NAME.yaml)."
-        )
-    problems = []
-    for group in ("data", "model", "trainer"):
-        if "_target_" not in (config.get(group) or {}):
-            problems.append(f"{group}._target_: the class to build is missing")
-    model = config["model"]
-    for key in ("optimizer", "lr_scheduler"):
-        if key in model and not (model[key] or {}).get("generator"):
-            problems.append(f"model.{key}.generator: required, e.g. {{_target_: ..., _partial_: true}}")
-    for name, task in (model.get("task_heads") or {}).items():
-        problems += [f"model.task_heads.{name}.{part}: required" for part in ("head", "loss") if not task.get(part)]
-        if name not in config["data"].get("columns", {name: None}):
-            problems.append(f"data.columns: no column is named for the head '{name}', e.g. {{{name}: my_column}}")
-    if problems:
-        raise ConfigError(f"the experiment is wrong:\n{list_problems(problems)}")
-
-
 def build_trainer(config: Mapping[str, Any], loggers: "Sequence[Logger]") -> "Trainer":
     """Lightning's Trainer with the configured callbacks, and those that make a run resumable."""
     from cyto_dl.callbacks import AtomicCheckpointIO, EmbedConfig, RandomStates
 
-    callbacks = [instantiate(node, f"callbacks.{name}") for name, node in (config.get("callbacks") or {}).items() if node]
+    chosen = {name: node for name, node in (config.get("callbacks") or {}).items() if node}
+    callbacks = [instantiate(node, f"callbacks.{name}") for name, node in chosen.items()]
     callbacks += [EmbedConfig(dict(config)), RandomStates()]
     trainer: Trainer = instantiate(
         config["trainer"],
@@ -187,21 +161,6 @@ def _write_config(config: Mapping[str, Any], output_dir: Path) -> None:
         print_tree(config)
 
 
-def print_tree(config: Mapping[str, Any]) -> None:
-    """Show an experiment as a tree on the terminal, one branch a group."""
-    import rich
-    from rich.syntax import Syntax
-    from rich.tree import Tree
-
-    tree = Tree("experiment", style="dim", guide_style="dim")
-    groups = {key: value for key, value in config.items() if isinstance(value, Mapping)}
-    plain_values = {key: value for key, value in config.items() if key not in groups}
-    for name, group in [("", plain_values), *groups.items()]:
-        branch = tree.add(name, style="dim", guide_style="dim") if name else tree
-        branch.add(Syntax(yaml.safe_dump(dict(group), sort_keys=False).strip(), "yaml", background_color="default"))
-    rich.print(tree)
-
-
 def _count_parameters(model: "LightningModule") -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -215,7 +174,7 @@ def _test(
     if not datamodule.rows.get("test"):
         logger.warning("no image has the split 'test': the model is not evaluated")
         return {}
-    metrics = evaluate_checkpoint(config, output_dir, split="test", output_dir=output_dir / "test")
+    metrics = evaluate_checkpoint(output_dir, config=config, output_dir=output_dir / "test")
     for each in loggers:
         each.log_metrics(metrics)
     return metrics

@@ -33,7 +33,9 @@ def test_auxiliary_values_serve_interpolation_and_are_gone_afterwards(tmp_path):
 
 def test_the_output_folder_may_have_any_name(tmp_path):
     folder = tmp_path / "a b=c,d"
-    assert compose_experiment(["experiment=im2im/segmentation"], output_dir=folder)["paths"]["output_dir"] == str(folder)
+    assert compose_experiment(["experiment=im2im/segmentation"], output_dir=folder)["paths"]["output_dir"] == str(
+        folder
+    )
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,13 @@ def test_every_shipped_experiment_trains_and_is_evaluated(manifest_folder, tmp_p
     for head in heads:
         assert any(name.startswith(f"valid/{head}/") for name in metrics)
         assert any(name.startswith(f"test/{head}/") for name in metrics)
-    for file in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "test/metrics.json", "test/report.html"):
+    for file in (
+        "config.yaml",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "test/metrics.json",
+        "test/report.html",
+    ):
         assert (output_dir / file).is_file(), file
 
 
@@ -102,7 +108,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_weights_of_an_unin
 ):
     folder = manifest_folder()
     extra = ["trainer.max_epochs=3", "test=false", "+model.backbone.dropout=0.2", *checkpointing]
-    kill = "+callbacks.kill={_target_: tests.test_train.KillAtStep, step: 3}"   # the second step of the second epoch
+    kill = "+callbacks.kill={_target_: tests.test_train.KillAtStep, step: 3}"  # the second step of the second epoch
     output_dir = tmp_path / "killed"
 
     command = [sys.executable, "cyto_dl/train.py", *overrides_for(folder), *extra, kill]
