@@ -28,7 +28,8 @@ COPY pipelines ./pipelines
 COPY serving ./serving
 COPY examples ./examples
 # The user of the last stage cannot write .pyc files, and without them every start takes seconds longer.
-RUN python -m compileall -q components pipelines serving examples
+# A checkout with a strict umask would be unreadable to it.
+RUN python -m compileall -q components pipelines serving examples && chmod -R a+rX /app
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=dev
