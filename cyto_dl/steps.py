@@ -16,12 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cyto_dl.errors import ConfigError
 from cyto_dl.storage import atomic_path
-
-logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.csv"
 FINGERPRINT = "fingerprint.json"
@@ -97,7 +93,9 @@ def train_step(
     """
     from cyto_dl.train import train_experiment
 
+    _quiet_libraries()
     described = [f"source_col={_quoted(source_col)}", f"spatial_dims={int(spatial_dims)}", "test=false"]
+    described.append("extras.print_config=false")  # config.yaml in the run's folder says it
     if len(target_cols) == 1:
         described.append(f"target_col={_quoted(target_cols[0])}")
     if num_channels:
@@ -120,10 +118,10 @@ def evaluate_step(
     """
     from cyto_dl.eval import evaluate_checkpoint
 
-    config = yaml.safe_load((Path(model_dir) / "config.yaml").read_text())
-    config["data"]["path"] = str(Path(dataset_dir) / MANIFEST)
+    _quiet_libraries()
+    manifest = Path(dataset_dir) / MANIFEST
     with tempfile.TemporaryDirectory(prefix="cyto-dl-evaluation-") as folder:
-        metrics = evaluate_checkpoint(config, model_dir, split=split, output_dir=folder)
+        metrics = evaluate_checkpoint(model_dir, output_dir=folder, split=split, manifest=manifest)
         with atomic_path(report_path) as temporary:
             shutil.copyfile(Path(folder) / "report.html", temporary)
     return _write_metrics(metrics, metrics_path)
@@ -133,15 +131,21 @@ def export_step(dataset_dir: str, model_dir: str, metrics_path: str, bundle_dir:
     """Export the best checkpoint of a run as a bundle that carries its metrics and the data's fingerprint.
 
     Returns:
-        What the bundle is, for the orchestrator's list of models: its name and its format.
+        What the bundle is, for the orchestrator's list of models.
     """
     from cyto_dl.bundle.export import export_bundle
 
+    _quiet_libraries()
     metrics = json.loads(Path(metrics_path).read_text())
     fingerprint = json.loads((Path(dataset_dir) / FINGERPRINT).read_text())
-    bundle = export_bundle(model_dir, bundle_dir, metrics=metrics, fingerprint=fingerprint)
-    logger.info("exported %s", bundle)
+    export_bundle(model_dir, bundle_dir, metrics=metrics, fingerprint=fingerprint)
     return {"framework": "cyto-dl bundle"}
+
+
+def _quiet_libraries() -> None:
+    """A step's launcher shows every library's INFO; these fill screens with what no user asked for."""
+    for name in ("alembic", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _three_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:

@@ -19,8 +19,8 @@ _ARGUMENTS_HELP = "the pipeline's arguments; lists as JSON: overrides='[\"traine
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("google").setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("pipelines").setLevel(logging.INFO)
     options = _parser().parse_args(argv)
     try:
         code: int = options.command(options)

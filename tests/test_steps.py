@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cyto_dl.config import compose_experiment
 from cyto_dl.errors import ConfigError
-from cyto_dl.steps import prepare_step, train_step
+from cyto_dl.steps import evaluate_step, export_step, prepare_step, train_step
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -100,3 +101,28 @@ def test_preparing_writes_the_manifest_and_the_fingerprint_without_torch(manifes
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
     assert sorted(path.name for path in (tmp_path / "dataset").iterdir()) == ["fingerprint.json", "manifest.csv"]
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_the_steps_hand_their_folders_on(manifest_folder, tmp_path, spatial_dims):
+    dataset, model, bundle = (str(tmp_path / name) for name in ("dataset", "model", "bundle"))
+    described = {"source_col": "raw", "target_cols": ["seg"], "spatial_dims": spatial_dims, "num_channels": 1}
+    patch = {2: "[32,32]", 3: "[8,16,16]"}[spatial_dims]
+    overrides = ["trainer=cpu", "trainer.max_epochs=1", f"data.patch_shape={patch}", "data.patches_per_image=1"]
+    overrides += ["callbacks.previews=null", "model.backbone.filters=[4,8,8,8]", f"model.inference.roi_size={patch}"]
+    prepare_step(str(manifest_folder(spatial_dims) / "manifest.csv"), dataset, **described)
+    train_step(
+        dataset,
+        "im2im/segmentation",
+        overrides,
+        model_dir=model,
+        metrics_path=str(tmp_path / "train.json"),
+        **described,
+    )
+    measured = evaluate_step(dataset, model, "test", str(tmp_path / "report"), str(tmp_path / "metrics.json"))
+    export_step(dataset, model, str(tmp_path / "metrics.json"), bundle)
+    document = yaml.safe_load((tmp_path / "bundle" / "bundle.yaml").read_text())
+    assert {"test/seg/dice", "test/seg/otsu_dice"} <= set(measured)
+    assert document["metrics"] == measured == json.loads((tmp_path / "metrics.json").read_text())
+    assert document["fingerprint"] == json.loads((tmp_path / "dataset" / "fingerprint.json").read_text())
+    assert "<html" in (tmp_path / "report").read_text()
