@@ -12,6 +12,9 @@ from kfp import dsl
 from kfp.dsl import HTML, Dataset, Input, Metrics, Output
 
 
+_CREATED = "2026-01-01T00:00:00Z"
+
+
 @dsl.component(base_image="cyto-dl:0.1.0", install_kfp_package=False)
 def make_numbers(numbers: list[float], dataset: Output[Dataset]) -> None:
     """Write numbers.
@@ -99,9 +102,14 @@ class KubeflowStub:
             return 200, {"experiment_id": "e1", "display_name": "CytoDL"} if method == "POST" else {"experiments": []}
         if resource == "runs" and method == "POST":
             return 200, {"run_id": "r1", "display_name": body["display_name"], "state": "PENDING"}
+        if resource == "pipelines/upload":
+            return 200, {"pipeline_id": "p1", "display_name": "training", "created_at": _CREATED}
+        if resource == "pipelines/p1/versions":
+            version = {"pipeline_version_id": "v1", "pipeline_id": "p1", "created_at": _CREATED}
+            return 200, {"pipeline_versions": [version]}
         if resource == "runs/r1":
             state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
-            return 200, {"run_id": "r1", "state": state, "created_at": "2026-01-01T00:00:00Z"}
+            return 200, {"run_id": "r1", "state": state, "created_at": _CREATED}
         return 404, {"error": f"the stub does not know {method} {path}"}
 
 
@@ -110,7 +118,8 @@ def _handler(stub: KubeflowStub) -> type[BaseHTTPRequestHandler]:
         def _respond(self) -> None:
             stub.tokens.append(self.headers.get("Authorization"))
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, answer = stub.answer(self.command, self.path, json.loads(body) if body else None)
+            is_json = self.headers.get_content_type() == "application/json"  # an upload is a form
+            status, answer = stub.answer(self.command, self.path, json.loads(body) if body and is_json else body)
             text = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

@@ -93,11 +93,20 @@ def test_a_server_that_refuses_the_run_says_why(kubeflow, monkeypatch):
         submit(PACKAGE, {"manifest": "m.csv"}, Server(kubeflow.host), experiment="x", timeout_s=60, poll_s=0)
 
 
-def test_the_package_is_accepted_by_the_kfp_command_as_it_is(kubeflow):
-    kfp = str(Path(sys.executable).with_name("kfp"))
-    command = [kfp, "--endpoint", kubeflow.host, "run", "create", "-e", "CytoDL", "-f", str(PACKAGE), "manifest=m.csv"]
+def kfp_command(kubeflow, *words: str) -> None:
+    command = [str(Path(sys.executable).with_name("kfp")), "--endpoint", kubeflow.host, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_kfp_run_create_takes_the_package_as_it_is(kubeflow):
+    kfp_command(kubeflow, "run", "create", "-e", "CytoDL", "-f", str(PACKAGE), "manifest=m.csv")
     (run,) = kubeflow.bodies("POST", "/apis/v2beta1/runs")
     assert run["runtime_config"]["parameters"] == {"manifest": "m.csv"}
     assert "platforms" in run["pipeline_spec"]["platform_spec"]
+
+
+def test_kfp_pipeline_create_takes_the_package_as_it_is(kubeflow):
+    kfp_command(kubeflow, "pipeline", "create", "-p", "training", str(PACKAGE))
+    (form,) = kubeflow.bodies("POST", "/apis/v2beta1/pipelines/upload")
+    assert PACKAGE.read_bytes() in form
