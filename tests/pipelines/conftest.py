@@ -11,7 +11,6 @@ import pytest
 from kfp import dsl
 from kfp.dsl import HTML, Dataset, Input, Metrics, Output
 
-
 _CREATED = "2026-01-01T00:00:00Z"
 
 
