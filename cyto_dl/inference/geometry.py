@@ -10,15 +10,19 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from monai.transforms import BorderPad, Compose, LazyTransform, Transposed
-from monai.utils import TraceKeys
+from monai.utils import GridSampleMode, InterpolateMode, SplineMode, TraceKeys
 from torch import Tensor
 
 from cyto_dl.data.transforms import Transform
 from cyto_dl.errors import ConfigError
 
+# Invertible transforms of MONAI that change types, not geometry.
+_OF_TYPES = ("ToTensord", "ToMetaTensord", "FromMetaTensord", "Lambdad")
+_INTERPOLATIONS = [*InterpolateMode, *GridSampleMode, *SplineMode]
+
 
 def undo_geometry(logits: Tensor, preprocessed: MetaTensor, preprocess: Sequence[Transform], *, key: str) -> Tensor:
-    """Logits on the grid that the image had before preprocessing, resampled as the image was (bilinear by default).
+    """Logits on the grid that the image had before preprocessing, resampled bilinearly.
 
     Args:
         logits: C (Z) Y X, on the grid of `preprocessed`; C Y X from a head that projects Z away.
@@ -80,8 +84,20 @@ def _geometric_operations(image: Tensor) -> list[dict[str, Any]]:
     """What was done to an image, as MONAI recorded it; a copy, because undoing changes the records."""
     if not isinstance(image, MetaTensor):
         return []
-    types = {"ToTensord", "ToMetaTensord", "FromMetaTensord", "Lambdad"}
-    return [copy.deepcopy(each) for each in image.applied_operations if each[TraceKeys.CLASS_NAME] not in types]
+    geometric = [each for each in image.applied_operations if each[TraceKeys.CLASS_NAME] not in _OF_TYPES]
+    return [_with_smooth_interpolation(each) for each in copy.deepcopy(geometric)]
+
+
+def _with_smooth_interpolation(record: Any) -> Any:
+    """A record whose interpolations, at any depth, are bilinear: "area" or "nearest" would make blocks of logits."""
+    if isinstance(record, list | tuple):
+        return [_with_smooth_interpolation(each) for each in record]
+    if not isinstance(record, dict):
+        return record
+    return {
+        key: "bilinear" if key == "mode" and value in _INTERPOLATIONS else _with_smooth_interpolation(value)
+        for key, value in record.items()
+    }
 
 
 def _continue_outside(volume: Tensor, *, inside: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def test_weights_of_another_training_do_not_pass_the_replay(bundle):
 def test_a_sample_that_holds_pickled_code_is_refused(bundle):
     np.savez(bundle / "sample.npz", input=np.array([object()], dtype=object))
     rehash(bundle)
-    with pytest.raises(BundleError, match="sample.npz cannot be read"):
+    with pytest.raises(BundleError, match=r"sample\.npz cannot be read"):
         load_bundle(bundle)
 
 
