@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule, Trainer
-from torch.utils.data import DataLoader
 
 from cyto_dl.data.cache import CachedDataset
 from cyto_dl.data.check import (
@@ -24,7 +23,7 @@ from cyto_dl.data.check import (
     describe_rows,
 )
 from cyto_dl.data.dry_run import check_without_targets
-from cyto_dl.data.loader import PatchSampler, ResumableLoader, RowSampler
+from cyto_dl.data.loader import ImageLoader, PatchSampler, ResumableLoader, RowSampler
 from cyto_dl.data.manifest import SPLITS, InMemory, Row, Rows, collect_rows, read_manifest
 from cyto_dl.data.patches import Item, PatchDataset, WholeImages
 from cyto_dl.data.stages import Stages, for_source, readers, stages
@@ -153,22 +152,22 @@ class DataframeDatamodule(LightningDataModule):
             loader.num_unfinished = partial(_num_unfinished, self.trainer)
         return loader
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> ImageLoader:
         """Whole images, one by one, in the order of the manifest."""
         return self._whole_images("valid")
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> ImageLoader:
         """Whole images, one by one, in the order of the manifest."""
         return self._whole_images("test")
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> ImageLoader:
         """Whole images without targets, one by one, in the order of the manifest."""
         return self._whole_images("predict")
 
-    def _whole_images(self, split: str) -> DataLoader:
+    def _whole_images(self, split: str) -> ImageLoader:
         samples = self._samples(split)
         arguments = self._loader_arguments() | {"drop_last": False}
-        return DataLoader(WholeImages(samples), batch_size=1, sampler=RowSampler(len(samples)), **arguments)
+        return ImageLoader(WholeImages(samples), batch_size=1, sampler=RowSampler(len(samples)), **arguments)
 
     def _samples(self, split: str) -> CachedDataset:
         found = self._stages_of(split)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from cyto_dl.errors import CytoDLError
+
 logger = logging.getLogger(__name__)
 
 
@@ -71,7 +73,19 @@ class RowSampler(Sampler[int]):
         return iter(self.rows)
 
 
-class ResumableLoader(DataLoader):
+class ImageLoader(DataLoader):
+    """A DataLoader through which our errors come as they were raised, without the traceback of a worker process."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator is lazy, torch's iterator is not
+        try:
+            yield from super().__iter__()
+        except CytoDLError as error:
+            kind = type(error)
+            message = str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2]
+            raise kind(message.rstrip()) from error
+
+
+class ResumableLoader(ImageLoader):
     """A DataLoader over a `PatchSampler` whose position in the epoch is in the checkpoint (a stateful loader).
 
     Lightning makes the first iterator before it says which epoch it is, so nothing is read before the first batch is
@@ -95,7 +109,7 @@ class ResumableLoader(DataLoader):
         """The next iteration goes on after the batches that `state_dict` counts, if it is of the same epoch."""
         self._loaded = dict(state_dict)
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator is lazy, torch's iterator is not
+    def __iter__(self) -> Iterator[Any]:
         if isinstance(self.sampler, PatchSampler):  # Lightning's overfit_batches puts in another
             self._epoch = self.sampler.epoch
             self._num_handed_out = self._num_done(self._epoch)

@@ -98,8 +98,9 @@ def run_transforms(transforms: Sequence[Transform], item: Any, *, path: str) -> 
             cause = root_cause(error)
             if isinstance(cause, CytoDLError):
                 raise cause from error
+            name = getattr(transform, "__name__", type(transform).__name__)
             raise ImageError(
-                f"{path}: the transform {type(transform).__name__} failed ({type(cause).__name__}: {cause}). "
+                f"{path}: the transform {name} failed ({type(cause).__name__}: {cause}). "
                 "Check its arguments in data.transforms against this image."
             ) from error
     return item

@@ -1,0 +1,44 @@
+"""The fingerprint says what the images are like, in plain numbers."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cyto_dl.data.check import describe_rows
+from cyto_dl.data.fingerprint import fingerprint
+from cyto_dl.data.image import write_image
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_intensities_sizes_and_pixel_sizes_are_those_of_the_images(tmp_path, spatial_dims):
+    rng = np.random.default_rng(0)
+    rows = []
+    arrays = [rng.normal(1000, 100, (2, *[20 + 2 * number] * spatial_dims)).astype(np.float32) for number in range(3)]
+    for number, array in enumerate(arrays):
+        path = tmp_path / f"{number}.ome.tif"
+        write_image(path, array, spacing_um=[0.1 * (number + 1)] * spatial_dims)
+        rows.append({"raw": str(path), "row": f"m.csv:{number}"})
+    reads = {"raw": {"spatial_dims": spatial_dims, "num_channels": 2}}
+    found = fingerprint(describe_rows(rows, reads)[0], reads)
+    raw = found["columns"]["raw"]
+    pixels = np.concatenate([array.ravel() for array in arrays])
+    assert found["num_images"] == 3
+    assert raw["dtypes"] == {"float32": 3}
+    assert raw["num_channels"] == [2]
+    assert raw["size"]["min"] == [20] * spatial_dims
+    assert raw["size"]["median"] == [22] * spatial_dims
+    assert raw["spacing_um"]["max"] == pytest.approx([0.3] * spatial_dims)
+    assert raw["intensity"]["mean"] == pytest.approx(pixels.mean(), rel=1e-5)  # all pixels: the images are small
+    assert raw["intensity"]["p99.9"] == pytest.approx(np.percentile(pixels, 99.9), rel=1e-5)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_values_that_are_not_finite_do_not_reach_the_numbers(tmp_path):
+    array = np.ones((1, 8, 8), np.float32)
+    array[0, 0, :2] = np.nan, np.inf
+    np.save(tmp_path / "a.npy", array)
+    reads = {"raw": {"spatial_dims": 2}}
+    found = fingerprint(describe_rows([{"raw": str(tmp_path / "a.npy"), "row": "1"}], reads)[0], reads)
+    assert found["columns"]["raw"]["intensity"]["mean"] == 1
+    assert found["columns"]["raw"]["spacing_um"] is None
