@@ -91,9 +91,9 @@ def train_step(
         spatial_dims: 2 or 3.
         num_channels: Sets the experiment's `raw_im_channels`; 0 leaves it.
     """
+    _quiet_libraries()
     from cyto_dl.train import train_experiment
 
-    _quiet_libraries()
     described = [f"source_col={_quoted(source_col)}", f"spatial_dims={int(spatial_dims)}", "test=false"]
     described.append("extras.print_config=false")  # config.yaml in the run's folder says it
     if len(target_cols) == 1:
@@ -116,9 +116,9 @@ def evaluate_step(
 
     Both also go to the MLflow run of the training, if it had one.
     """
+    _quiet_libraries()
     from cyto_dl.eval import evaluate_checkpoint
 
-    _quiet_libraries()
     manifest = Path(dataset_dir) / MANIFEST
     with tempfile.TemporaryDirectory(prefix="cyto-dl-evaluation-") as folder:
         metrics = evaluate_checkpoint(model_dir, output_dir=folder, split=split, manifest=manifest)
@@ -133,9 +133,9 @@ def export_step(dataset_dir: str, model_dir: str, metrics_path: str, bundle_dir:
     Returns:
         What the bundle is, for the orchestrator's list of models.
     """
+    _quiet_libraries()
     from cyto_dl.bundle.export import export_bundle
 
-    _quiet_libraries()
     metrics = json.loads(Path(metrics_path).read_text())
     fingerprint = json.loads((Path(dataset_dir) / FINGERPRINT).read_text())
     export_bundle(model_dir, bundle_dir, metrics=metrics, fingerprint=fingerprint)
@@ -143,7 +143,7 @@ def export_step(dataset_dir: str, model_dir: str, metrics_path: str, bundle_dir:
 
 
 def _quiet_libraries() -> None:
-    """A step's launcher shows every library's INFO; these fill screens with what no user asked for."""
+    """A step's launcher shows every library's INFO; these fill screens, the first already when it is imported."""
     for name in ("alembic", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
