@@ -51,13 +51,13 @@ def main() -> int:
         summary = train()
         dice, otsu = held_out_dice(summary["metrics"])
         image = MANIFEST.parent / str(pd.read_csv(MANIFEST).query("split == 'test'")["raw"].iloc[0])
-        with server(summary["bundle"]) as address:
-            line = ask(address, image)
+        with server(summary["bundle"]) as port:
+            line = ask(port, image)
         compare(summary["bundle"], image)
     except DemoError as error:
         print(f"\nThe demo failed: {error}", file=sys.stderr)
         return 1
-    tell(summary, dice, otsu, line)
+    tell(summary, dice, otsu, line, port)
     if dice < NEEDED_DICE or dice <= otsu:
         print(f"\nThe demo failed: held-out Dice {dice:.3f}, wanted {NEEDED_DICE} and more than Otsu's {otsu:.3f}")
         return 1
@@ -68,7 +68,7 @@ def train() -> dict[str, Any]:
     """Prepare, train, evaluate and export with the local runner; what came out, and where it is."""
     command = [sys.executable, "-m", "pipelines", "run", "training", f"manifest={MANIFEST}", "--workspace", str(DEMO)]
     run("pipeline", command, MLFLOW_TRACKING_URI=f"sqlite:///{DEMO / 'mlflow.db'}")
-    summary: dict[str, Any] = json.loads(next(DEMO.glob("*/summary.json")).read_text())
+    summary: dict[str, Any] = json.loads((DEMO / "latest" / "summary.json").read_text())
     seconds.update(summary["steps"])
     return summary
 
@@ -79,8 +79,8 @@ def held_out_dice(metrics: dict[str, float]) -> tuple[float, float]:
 
 
 @contextmanager
-def server(bundle: str) -> Iterator[str]:
-    """Serve the bundle on a free port of this machine; gives the model's address, and always stops the server."""
+def server(bundle: str) -> Iterator[int]:
+    """Serve the bundle on a free port of this machine, which is given; the server is always stopped."""
     http_port, grpc_port = free_ports(2)
     options = ["--model_name", MODEL_NAME, "--http_port", str(http_port), "--grpc_port", str(grpc_port)]
     log = DEMO / "server.log"
@@ -90,7 +90,7 @@ def server(bundle: str) -> Iterator[str]:
         try:
             with stage("server start"):
                 wait_until_ready(process, f"http://127.0.0.1:{http_port}/v2/models/{MODEL_NAME}/ready", log)
-            yield f"http://127.0.0.1:{http_port}/v1/models/{MODEL_NAME}:predict"
+            yield http_port
         finally:
             process.terminate()
             try:
@@ -123,9 +123,10 @@ def wait_until_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) ->
     raise DemoError(f"the server was not ready after {SERVER_START_S} s; see {log}")
 
 
-def ask(address: str, image: Path) -> str:
+def ask(port: int, image: Path) -> str:
     """Send one image as a client would; the answer is in demo/answer.npy. Returns the curl line that was used."""
     request, answer = DEMO / "image.npy", DEMO / "answer.npy"
+    address = f"http://127.0.0.1:{port}/v1/models/{MODEL_NAME}:predict"
     np.save(request, read_image(image, spatial_dims=2).array)
     line = (
         f"curl --silent --show-error --fail --data-binary @{relative(request)} "
@@ -154,18 +155,19 @@ def compare(bundle: str, image: Path) -> None:
         )
 
 
-def tell(summary: dict[str, Any], dice: float, otsu: float, line: str) -> None:
+def tell(summary: dict[str, Any], dice: float, otsu: float, line: str, port: int) -> None:
     """Print what was reached, and where everything is."""
     store = f"sqlite:///{relative(DEMO / 'mlflow.db')}"
+    bundle = relative(Path(summary["bundle"]))
     times = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
     print(f"""
 held-out Dice   {dice:.3f}   (Otsu's threshold on the same images: {otsu:.3f})
 server          answered as cyto-dl predict does, to the last bit
 report          {relative(Path(summary["report"]))}
-bundle          {relative(Path(summary["bundle"]))}
+bundle          {bundle}
 MLflow          {store}   (look: .venv/bin/mlflow ui --backend-store-uri {store})
 curl line used  {line}
-  with          .venv/bin/python -m serving --bundle {relative(Path(summary["bundle"]))} --model_name {MODEL_NAME}
+  served by     .venv/bin/python -m serving --bundle {bundle} --model_name {MODEL_NAME} --http_port {port}
 seconds         {times}""")
 
 
