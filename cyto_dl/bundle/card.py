@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyto_dl.bundle.format import CARD, PREVIEW, read_document
+from cyto_dl.errors import BundleError
 from cyto_dl.storage import atomic_path, localize
 
 if TYPE_CHECKING:
@@ -13,8 +14,16 @@ if TYPE_CHECKING:
 
 
 def card_text(bundle_path: str | PathLike[str]) -> str:
-    """The card of a bundle, in Markdown, from its bundle.yaml alone: nothing of the model is built or run."""
-    return "\n".join(_lines(read_document(localize(bundle_path))))
+    """The card of a bundle, in Markdown, from its bundle.yaml alone: nothing of the model is built or run.
+
+    Raises:
+        BundleError: There is no bundle, or its document is damaged.
+    """
+    document = read_document(localize(bundle_path))
+    try:
+        return "\n".join(_lines(document))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{bundle_path}: bundle.yaml is damaged ({type(error).__name__}: {error}).") from error
 
 
 def write_card(folder: Path, document: Mapping[str, Any], sample: "Sample") -> None:

@@ -76,7 +76,7 @@ def fitted(picture: Picture, side_px: int) -> Pillow.Image:
     return image.resize((image.width * factor, image.height * factor), Pillow.Resampling.NEAREST)
 
 
-def strip(pictures: Sequence[tuple[str, Picture]], *, side_px: int = 320) -> Pillow.Image:
+def strip(pictures: Sequence[tuple[str, Picture]], *, side_px: int = 400) -> Pillow.Image:
     """Titled pictures side by side on white."""
     panels = [(title, fitted(picture, side_px)) for title, picture in pictures]
     width = sum(panel.width + _GAP_PX for _, panel in panels) + _GAP_PX

@@ -4,10 +4,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from cyto_dl.bundle import card_text
 from cyto_dl.bundle.format import read_document, write_document
+from cyto_dl.errors import BundleError
 
 
 def test_the_card_says_what_goes_in_what_comes_out_and_how_good_it_is(exported):
@@ -35,6 +37,12 @@ def test_the_card_of_a_bundle_with_own_code_names_it(bundle):
     document = read_document(bundle)
     write_document(bundle, {**document, "foreign_targets": [{"target": "lab.Net", "package": "lab-tools"}]})
     assert "`lab.Net` of the package lab-tools" in card_text(bundle)
+
+
+def test_the_card_of_a_document_that_makes_no_sense_is_an_error_not_a_crash(bundle):
+    write_document(bundle, {**read_document(bundle), "outputs": ["seg"]})
+    with pytest.raises(BundleError, match=r"bundle\.yaml is damaged"):
+        card_text(bundle)
 
 
 def test_the_card_builds_nothing(exported):
