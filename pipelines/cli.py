@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("pipelines").setLevel(logging.INFO)
-    options = _parser().parse_args(argv)
+    options = parse_words(argv)
     try:
         code: int = options.command(options)
         return code
@@ -31,6 +31,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130  # as a shell reports SIGINT
+
+
+def parse_words(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options, and the pipeline's arguments wherever they stand.
+
+    argparse takes only those before the first option: `submit training --host ... manifest=...` would be refused.
+    """
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    if rest and ("arguments" not in options or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.arguments += rest
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import main
+from pipelines.cli import main, parse_words
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,6 +38,19 @@ def test_compile_without_exactly_one_known_pipeline_is_refused(words, tmp_path, 
     assert main(words) == 2
     assert "training" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_arguments_of_a_pipeline_may_stand_before_and_after_options():
+    options = parse_words(["submit", "training", "seed=1", "--host", "http://kfp", "manifest=a.csv", "--poll", "1"])
+    assert (options.arguments, options.host, options.poll) == (["seed=1", "manifest=a.csv"], "http://kfp", 1.0)
+
+
+@pytest.mark.parametrize("words", [["list", "seed=1"], ["run", "training", "seed=1", "--nope", "seed=2"]])
+def test_words_that_are_neither_options_nor_arguments_are_refused(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert "unrecognized arguments" in capsys.readouterr().err
 
 
 def test_run_with_wrong_arguments_makes_no_folder(tmp_path, capsys):
