@@ -32,7 +32,7 @@ from cyto_dl.errors import ConfigError, ManifestError, list_problems
 
 logger = logging.getLogger(__name__)
 
-RESERVED = ("path", "spacing_um", "row", "split")
+RESERVED = ("path", "spacing_um", "row")
 OWN_ARGUMENTS = ("dataset", "sampler", "batch_sampler", "shuffle")  # of torch's DataLoader
 SPLITS_OF_STAGE = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("predict",)}
 

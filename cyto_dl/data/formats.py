@@ -167,18 +167,22 @@ def _spacing_um(tif: Any, index: int) -> dict[str, float]:
         resolutions = {axis: tags.valueof(f"{axis}Resolution") for axis in "XY"}
         if scale is not None:
             spacing = {axis: scale * value[1] / value[0] for axis, value in resolutions.items() if value and value[0]}
-            return spacing | ({"Z": scale * float(metadata["spacing"])} if "spacing" in metadata else {})
+            step = abs(float(metadata.get("spacing", 0)))  # negative where the stack was taken downwards
+            return spacing | ({"Z": scale * step} if step else {})
     return {}
 
 
 def _ome_spacing_um(ome_xml: str, index: int) -> dict[str, float]:
     from xml.etree import ElementTree
 
-    pixels = ElementTree.fromstring(ome_xml).findall("{*}Image/{*}Pixels")[index].attrib
+    try:
+        pixels = ElementTree.fromstring(ome_xml).findall("{*}Image/{*}Pixels")[index].attrib
+    except (ElementTree.ParseError, IndexError):  # tifffile reads images whose metadata are wrong
+        return {}
     spacing = {}
     for axis in "ZYX":
         scale = MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        size = float(pixels.get(f"PhysicalSize{axis}", 0))
+        size = float(pixels.get(f"PhysicalSize{axis}") or 0)
         if scale is not None and size > 0:
             spacing[axis] = scale * size
     return spacing

@@ -36,7 +36,7 @@ class WholeImages(Dataset[Item]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Item:
-        return as_item(self.samples[index])
+        return as_item(checked_sample(self.samples, index))
 
 
 class PatchDataset(Dataset[Item | list[Item]]):
@@ -79,17 +79,19 @@ class PatchDataset(Dataset[Item | list[Item]]):
         if isinstance(index, int):  # Lightning's overfit_batches puts in a sampler of plain numbers
             index = (0, *divmod(index, self.patches_per_image))
         generator = np.random.default_rng([self.seed, *index])
-        sample = self.samples[index[1]]
+        sample = checked_sample(self.samples, index[1])
         if self.patch_shape is not None:
-            sample = self._crop(sample, index[1], generator)
+            sample = self._crop(sample, generator)
         with seeded(self.augment, int(generator.integers(2**32))):
             augmented = run_transforms(self.augment, dict(sample.tensors), path=sample.path)
         if isinstance(augmented, list):  # a transform that makes several samples of one
             return [as_item(sample._replace(tensors=plain_tensors(one))) for one in augmented]
         return as_item(sample._replace(tensors=plain_tensors(augmented)))
 
-    def _crop(self, sample: Sample, row: int, generator: np.random.Generator) -> Sample:
-        shape = self._checked_shape(sample, row)
+    def _crop(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        shape = tuple(sample.tensors[self.samples.source_key].shape[1:])
+        if not fits(self.patch_shape or (), shape):
+            raise ConfigError(patch_too_large(sample.path, shape, self.patch_shape or ()))
         origin = self._origin(sample, shape, generator)
         box = [slice(start, start + size) for start, size in zip(origin, self.patch_shape or (), strict=True)]
         patches = {}
@@ -97,22 +99,6 @@ class PatchDataset(Dataset[Item | list[Item]]):
             inside: tuple[Any, ...] = (..., *box[len(shape) - tensor.ndim + 1 :])
             patches[key] = tensor[inside].clone()  # a slice would keep the file mapped
         return sample._replace(tensors=patches)
-
-    def _checked_shape(self, sample: Sample, row: int) -> tuple[int, ...]:
-        """The spatial shape of the source, which the targets must share and the patch must fit into."""
-        source_key = self.samples.source_key
-        shape = tuple(sample.tensors[source_key].shape[1:])
-        for key, tensor in sample.tensors.items():
-            if tuple(tensor.shape[1:]) != shape[len(shape) - tensor.ndim + 1 :]:
-                target = self.samples.data[row].get(key, key)
-                raise ImageError(
-                    f"{sample.path}: '{source_key}' has the size {shape}, but its '{key}' "
-                    f"({target if isinstance(target, str) else 'an array'}) has {tuple(tensor.shape[1:])}. They must "
-                    "cover the same voxels; a target may lack the leading axes."
-                )
-        if not fits(self.patch_shape or (), shape):
-            raise ConfigError(patch_too_large(sample.path, shape, self.patch_shape or ()))
-        return shape
 
     def _origin(self, sample: Sample, shape: tuple[int, ...], generator: np.random.Generator) -> list[int]:
         """The first voxel of a patch: every position at which the patch fits is equally likely, or near foreground."""
@@ -129,6 +115,25 @@ class PatchDataset(Dataset[Item | list[Item]]):
             for centre, patch, most in zip(voxel, (self.patch_shape or ())[missing:], room[missing:], strict=True)
         ]
         return origin[:missing] + centred
+
+
+def checked_sample(samples: CachedDataset, index: int) -> Sample:
+    """The sample of a row, whose targets cover the same voxels as the source; they may lack its leading axes.
+
+    Raises:
+        ImageError: A target has another size than its source.
+    """
+    sample = samples[index]
+    shape = tuple(sample.tensors[samples.source_key].shape[1:])
+    for key, tensor in sample.tensors.items():
+        if tuple(tensor.shape[1:]) != shape[len(shape) - tensor.ndim + 1 :]:
+            target = samples.data[index].get(key)
+            raise ImageError(
+                f"{sample.path}: '{samples.source_key}' has the size {shape}, but its '{key}' "
+                f"({target if isinstance(target, str) else 'an array'}) has {tuple(tensor.shape[1:])}. They must cover "
+                "the same voxels; a target may lack the leading axes."
+            )
+    return sample
 
 
 def random_foreground_voxel(target: torch.Tensor, generator: np.random.Generator) -> list[int] | None:

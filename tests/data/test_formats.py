@@ -70,6 +70,14 @@ def test_pixel_size_in_another_unit_of_ome_is_converted(tmp_path):
     assert read_image(path, spatial_dims=2).spacing_um == pytest.approx((0.2, 0.1))
 
 
+def test_an_image_with_broken_metadata_is_read_without_a_pixel_size(tmp_path):
+    path = tmp_path / "broken.ome.tif"
+    write_image(path, np.ones((1, 8, 10), np.uint8), spacing_um=(0.2, 0.1))
+    path.write_bytes(path.read_bytes().replace(b'PhysicalSizeX="0.1"', b'PhysicalSizeX=<0.1"'))
+    image = read_image(path, spatial_dims=2)
+    assert (image.array.shape, image.spacing_um) == ((1, 8, 10), None)
+
+
 def test_resolution_without_a_unit_of_length_is_no_pixel_size(tmp_path):
     path = tmp_path / "inches.tif"
     tifffile.imwrite(path, np.zeros((8, 8), np.uint8), resolution=(72, 72), resolutionunit="INCH")
