@@ -1,0 +1,26 @@
+"""One line of log per epoch, for everyone who cannot see the progress bar: pods, pipelines, log files."""
+
+import logging
+import time
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+logger = logging.getLogger(__name__)
+
+
+class EpochLog(Callback):
+    """Logs the losses and the metrics of the heads after each epoch, and how long it took."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start = time.monotonic()
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        values = ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
+        seconds = time.monotonic() - self._start
+        logger.info("epoch %d of %s: %s (%.1f s)", trainer.current_epoch + 1, trainer.max_epochs, values, seconds)
