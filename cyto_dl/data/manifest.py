@@ -109,13 +109,18 @@ def _usable(rows: Rows, problems: Sequence[str], name: str) -> Rows:
 
 
 def read_column(path: str | PathLike[str], column: str) -> list[str]:
-    """The absolute paths in one column of a manifest, of all splits.
+    """The absolute paths in one column of a manifest, of all splits; whether the files exist is not checked.
 
     Raises:
-        ManifestError: As `read_manifest`.
+        ManifestError: The manifest cannot be read, or has no such column, or no value in it.
     """
-    rows = read_manifest(path, columns={column: column}, split_column=None)
-    return [row[column] for found in rows.values() for row in found]
+    problems: list[str] = []
+    columns = {column: column}
+    tables = [table for table in read_tables(path, None) if _present_columns(table, columns, columns, problems)]
+    values = [str(value) for table in tables for value in table.cells[column] if not _is_empty(value)]
+    if problems or not values:
+        raise ManifestError(f"{path}: {' '.join(problems) or f'there is no path in the column {column!r}.'}")
+    return [absolute_path(value, manifest_folder(path)) for value in values]
 
 
 def manifest_folder(path: str | PathLike[str]) -> str:

@@ -68,6 +68,15 @@ def test_without_a_split_column_one_file_is_to_be_predicted(folder):
     assert read_column(manifest, "image") == [f"{folder}/images/a.tif"]
 
 
+def test_one_column_is_read_whether_its_files_exist_or_not(folder):
+    manifest = write(folder / "m.csv", "image,mask\nimages/a.tif,\nimages/gone.tif,\n,\n")
+    assert read_column(manifest, "image") == [f"{folder}/images/a.tif", f"{folder}/images/gone.tif"]
+    with pytest.raises(ManifestError, match=r"m\.csv has no column 'picture'.* are image, mask"):
+        read_column(manifest, "picture")
+    with pytest.raises(ManifestError, match="no path in the column 'mask'"):
+        read_column(manifest, "mask")
+
+
 def test_everything_that_is_wrong_is_said_at_once(folder):
     manifest = write(
         folder / "m.csv",
