@@ -4,6 +4,7 @@ Heavy libraries are imported by the command that needs them, so that --help answ
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,8 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(given)
     try:
         options.run(options)
+        sys.stdout.flush()
     except CytoDLError as error:
         exit_with(error)
+    except BrokenPipeError:  # the reader has seen enough, as in `cyto-dl inspect BUNDLE | head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run_hydra(command: str, overrides: list[str]) -> None:
@@ -68,6 +72,7 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     export.add_argument("checkpoint", help="a .ckpt, or the folder of a run (its best checkpoint)")
     export.add_argument("--output", required=True, help="folder of the new bundle")
     export.add_argument("--name", help="name of the model (default: the run's name)")
+    export.add_argument("--sample", help="image that the bundle replays (default: the first test image of the run)")
     _add_allow_target(export)
     export.set_defaults(run=_export)
 
@@ -107,7 +112,9 @@ def _column(manifest: str, column: str) -> list[str]:
 def _export(options: argparse.Namespace) -> None:
     from cyto_dl.bundle import card_text, export_bundle
 
-    bundle = export_bundle(options.checkpoint, options.output, name=options.name, allow=tuple(options.allow_target))
+    bundle = export_bundle(
+        options.checkpoint, options.output, name=options.name, sample=options.sample, allow=tuple(options.allow_target)
+    )
     print(card_text(bundle))
 
 

@@ -6,7 +6,6 @@ MLFLOW_RUN_ID (injected by an orchestrator), else <run folder>/mlflow.json (a ru
 import json
 import logging
 import os
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import distributions
@@ -17,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from cyto_dl.bundle.provenance import git_commit
 from cyto_dl.errors import StorageError
 from cyto_dl.storage import atomic_path
 
@@ -122,17 +122,6 @@ def log_evaluation(run_dir: str | Path, metrics: Mapping[str, float], files: Seq
             client.log_metric(known["run_id"], name, value)
         for file in files:
             client.log_artifact(known["run_id"], str(file), "evaluation")
-
-
-def git_commit() -> str:
-    """The commit of the code in use, or "unknown" outside a checkout (an image sets CYTO_DL_GIT_COMMIT)."""
-    if commit := os.environ.get("CYTO_DL_GIT_COMMIT"):
-        return commit
-    command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _known_run(output_dir: Path, tracking_uri: str) -> str | None:

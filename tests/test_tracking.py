@@ -7,8 +7,9 @@ import pytest
 from lightning.pytorch.utilities import rank_zero_only
 from mlflow.tracking import MlflowClient
 
+from cyto_dl.bundle.provenance import git_commit
 from cyto_dl.errors import StorageError
-from cyto_dl.tracking import MLflowLogger, git_commit, log_evaluation
+from cyto_dl.tracking import MLflowLogger, log_evaluation
 
 
 @pytest.fixture(scope="module")

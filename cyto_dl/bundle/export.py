@@ -87,6 +87,7 @@ def export_bundle(
 
 def _write(folder: Path, predictor: Predictor, document: dict[str, Any], sample: Sample) -> None:
     save_model(predictor.network, str(folder / WEIGHTS))
+    (folder / WEIGHTS).chmod(0o644)  # safetensors makes it for its owner alone; a server is another user
     write_sample(folder / SAMPLE, sample)
     document["engines"] = {"onnx": export_onnx(predictor, folder, sample.image)}
     write_card(folder, document, sample)

@@ -40,8 +40,11 @@ def git_commit() -> str:
     """The commit of the code in use, or "unknown" outside a checkout (an image sets CYTO_DL_GIT_COMMIT)."""
     if commit := os.environ.get("CYTO_DL_GIT_COMMIT"):
         return commit
-    command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():  # installed: git would name the repository around the environment
+        return "unknown"
     try:
+        command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
