@@ -1,18 +1,23 @@
 """Training through the public function: what it writes, that it repeats itself, and that it survives a kill."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning import Callback
 
+from cyto_dl.bundle import export_bundle, load_bundle, predictor_from_checkpoint
 from cyto_dl.bundle.checkpoint import read_checkpoint
 from cyto_dl.config import compose_experiment, experiments
+from cyto_dl.data import read_image
 from cyto_dl.errors import ConfigError, ManifestError, TrainingError
+from cyto_dl.evaluation import evaluate
 from cyto_dl.train import train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -57,9 +62,11 @@ def assert_same_weights(one, other):
 
 @pytest.mark.parametrize("experiment", experiments())
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_every_shipped_experiment_trains_and_is_evaluated(manifest_folder, tmp_path, experiment, spatial_dims):
-    output_dir = tmp_path / "run"
-    metrics = run(manifest_folder(spatial_dims), output_dir, experiment=experiment, spatial_dims=spatial_dims)
+def test_every_shipped_experiment_trains_is_evaluated_and_predicts_the_same_from_its_bundle(
+    manifest_folder, tmp_path, experiment, spatial_dims
+):
+    output_dir, folder = tmp_path / "run", manifest_folder(spatial_dims)
+    metrics = run(folder, output_dir, experiment=experiment, spatial_dims=spatial_dims)
 
     heads = compose_experiment(
         overrides_for(tmp_path, experiment=experiment, spatial_dims=spatial_dims), output_dir=output_dir
@@ -67,14 +74,17 @@ def test_every_shipped_experiment_trains_and_is_evaluated(manifest_folder, tmp_p
     for head in heads:
         assert any(name.startswith(f"valid/{head}/") for name in metrics)
         assert any(name.startswith(f"test/{head}/") for name in metrics)
-    for file in (
-        "config.yaml",
-        "checkpoints/best.ckpt",
-        "checkpoints/last.ckpt",
-        "test/metrics.json",
-        "test/report.html",
-    ):
+    for file in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "test/report.html"):
         assert (output_dir / file).is_file(), file
+
+    bundle = load_bundle(export_bundle(output_dir, tmp_path / "bundle"))
+    config = read_checkpoint(output_dir / "checkpoints" / "best.ckpt")["config"]
+    again = evaluate(bundle, config, manifest=folder / "manifest.csv")
+    assert again.summary == json.loads((output_dir / "test" / "metrics.json").read_text())
+    predictor, _, _ = predictor_from_checkpoint(output_dir)
+    raw = read_image(folder / "raw_0.tif", spatial_dims=spatial_dims)
+    for head, predicted in predictor.predict(raw).items():
+        np.testing.assert_array_equal(bundle.predict(raw)[head], predicted)
 
 
 def test_two_runs_with_one_seed_have_the_same_loss_and_weights(manifest_folder, tmp_path):

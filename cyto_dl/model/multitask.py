@@ -1,7 +1,7 @@
 """One backbone, any number of heads, each with its own loss and metrics: from images to images.
 
-    source -> backbone -> heads -> losses                              training, on patches
-    source -> sliding window(backbone -> heads) -> losses, metrics     validation and test, on whole images
+source -> backbone -> heads -> losses                              training, on patches
+source -> sliding window(backbone -> heads) -> losses, metrics     validation and test, on whole images
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric
 
 from cyto_dl.errors import ConfigError, TrainingError, list_problems
 from cyto_dl.inference.sliding_window import SlidingWindow
@@ -69,6 +70,7 @@ class MultiTaskIm2Im(lightning.LightningModule):
         # registered so that they follow the model to its device; metrics keep nothing in a checkpoint
         self.losses = nn.ModuleDict({name: task.loss for name, task in self.tasks.items()})
         self.metrics = nn.ModuleDict({name: nn.ModuleDict(task.metrics) for name, task in self.tasks.items()})
+        self.means = nn.ModuleDict({name: MeanMetric() for name in ["loss", *(f"{task}_loss" for task in self.tasks)]})
         self.window = _window(inference)
         self.postprocessing = self._postprocessing(postprocessing or {})
         self._optimizer = optimizer["generator"]
@@ -138,13 +140,32 @@ class MultiTaskIm2Im(lightning.LightningModule):
             losses[name] = task.compute_loss(logits[name], batch[name])
         total = torch.stack(list(losses.values())).sum()
         values = {f"{split}/{name}/loss": loss.detach() for name, loss in losses.items()}
-        num_images = len(batch[self.x_key])
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=num_images, sync_dist=True)
-        self.log(
-            f"{split}/loss", total.detach(), on_step=False, on_epoch=True, batch_size=num_images, sync_dist=True,
-            prog_bar=True,
-        )
+        values[f"{split}/loss"] = total.detach()
+        self._log_means(split, values, num_images=len(batch[self.x_key]))
         return total
+
+    def _log_means(self, split: str, values: Mapping[str, Tensor], *, num_images: int) -> None:
+        """Log means over the images of an epoch, on all ranks.
+
+        Outside training the ranks may have different numbers of images, and Lightning's own mean rounds their average
+        to a whole number; torchmetrics' does not.
+        """
+        for name, value in values.items():
+            in_progress_bar = name == f"{split}/loss"
+            if split == "train":
+                self.log(
+                    name,
+                    value,
+                    on_step=False,
+                    on_epoch=True,
+                    batch_size=num_images,
+                    prog_bar=in_progress_bar,
+                    sync_dist=True,
+                )
+                continue
+            mean = self.means[name.removeprefix(f"{split}/").replace("/", "_")]
+            mean.update(value, num_images)
+            self.log(name, mean, on_step=False, on_epoch=True, prog_bar=in_progress_bar)
 
     def _postprocessing(
         self, chosen: Mapping[str, Mapping[str, Callable[..., Tensor]]]
