@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cyto_dl.allocator import keep_freed_memory
 from cyto_dl.config import check_experiment, compose_experiment, flatten, instantiate, launch, print_tree
 from cyto_dl.errors import ConfigError, list_problems
 from cyto_dl.storage import atomic_path
@@ -116,6 +117,7 @@ def _prepare_process(config: Mapping[str, Any]) -> None:
     import lightning
     import torch
 
+    keep_freed_memory()
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
     torch.set_float32_matmul_precision(config["extras"]["matmul_precision"])
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cyto_dl.allocator import keep_freed_memory
 from cyto_dl.bundle.format import FORMAT_VERSION
 from cyto_dl.bundle.targets import check_targets, instantiate
 from cyto_dl.data.stages import for_source, readers, stages
@@ -98,6 +99,7 @@ def build_predictor(
     for part in ("model", "preprocess", "postprocess"):
         check_targets(document[part], allow=allow, where=part)
     try:
+        keep_freed_memory()
         network = _build_network(document["model"], allow)
         if state_dict is not None:
             network.load_state_dict(state_dict)
