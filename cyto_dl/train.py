@@ -22,8 +22,10 @@ from cyto_dl.errors import ConfigError, list_problems
 from cyto_dl.storage import atomic_path
 
 if TYPE_CHECKING:
-    from lightning import LightningDataModule, LightningModule, Trainer
+    from lightning import LightningModule, Trainer
     from lightning.pytorch.loggers import Logger
+
+    from cyto_dl.data import DataframeDatamodule
 
 logger = logging.getLogger(__name__)
 
@@ -168,17 +170,20 @@ def _count_parameters(model: "LightningModule") -> int:
 
 
 def _test(
-    config: dict[str, Any], output_dir: Path, datamodule: "LightningDataModule", loggers: "Sequence[Logger]"
+    config: dict[str, Any], output_dir: Path, datamodule: "DataframeDatamodule", loggers: "Sequence[Logger]"
 ) -> dict[str, float]:
     """Evaluate the best checkpoint as it would be served; nothing to do when no image has the split `test`."""
     from cyto_dl.eval import evaluate_checkpoint
+    from cyto_dl.tracking import MLflowLogger
 
     if not datamodule.rows.get("test"):
         logger.warning("no image has the split 'test': the model is not evaluated")
         return {}
     metrics = evaluate_checkpoint(output_dir, config=config, output_dir=output_dir / "test")
     for each in loggers:
-        each.log_metrics(metrics)
+        if not isinstance(each, MLflowLogger):  # the evaluation is in the MLflow run already, with its report
+            each.log_metrics(metrics)
+            each.save()
     return metrics
 
 

@@ -87,6 +87,13 @@ def test_every_shipped_experiment_trains_is_evaluated_and_predicts_the_same_from
         np.testing.assert_array_equal(bundle.predict(raw)[head], predicted)
 
 
+def test_test_metrics_are_in_the_table_of_the_csv_logger(manifest_folder, tmp_path):
+    run(manifest_folder(), tmp_path / "run", "logger=csv")
+
+    table = (tmp_path / "run" / "csv" / "version_0" / "metrics.csv").read_text()
+    assert {"train/loss", "valid/seg/dice", "test/seg/dice"} <= set(table.splitlines()[0].split(","))
+
+
 def test_two_runs_with_one_seed_have_the_same_loss_and_weights(manifest_folder, tmp_path):
     folder = manifest_folder()
     one = run(folder, tmp_path / "one", "test=false")

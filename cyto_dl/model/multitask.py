@@ -164,6 +164,7 @@ class MultiTaskIm2Im(lightning.LightningModule):
                 )
                 continue
             mean = self.means[name.removeprefix(f"{split}/").replace("/", "_")]
+            assert isinstance(mean, MeanMetric)
             mean.update(value, num_images)
             self.log(name, mean, on_step=False, on_epoch=True, prog_bar=in_progress_bar)
 

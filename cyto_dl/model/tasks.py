@@ -1,6 +1,6 @@
 """One task: what a head predicts, what its loss compares, and how its output is read.
 
-    model.task_heads.<name> -> head (features -> logits), loss(logits, target), metrics(activated logits, target)
+model.task_heads.<name> -> head (features -> logits), loss(logits, target), metrics(activated logits, target)
 """
 
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ class Task:
             raise self._mismatch(logits, target)
         logits = logits.float()  # half precision is for the network; sums over pixels need single
         if isinstance(self.loss, nn.CrossEntropyLoss) and target.shape[1] == 1:
-            target = target[:, 0].long()      # torch takes class indices without a channel axis
+            target = target[:, 0].long()  # torch takes class indices without a channel axis
         try:
             return self.loss(logits, target)
         except (ValueError, AssertionError, RuntimeError) as error:
