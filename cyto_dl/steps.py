@@ -144,7 +144,7 @@ def export_step(dataset_dir: str, model_dir: str, metrics_path: str, bundle_dir:
 
 def _quiet_libraries() -> None:
     """A step's launcher shows every library's INFO; these fill screens, the first already when it is imported."""
-    for name in ("alembic", "lightning.pytorch.utilities.rank_zero"):
+    for name in ("alembic", "lightning.pytorch.utilities.rank_zero", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -69,6 +69,8 @@ class MLflowLogger(MLFlowLogger):
     def _begin(self) -> None:
         """Open the run now, so that a wrong server, run or permission is an error before the first step."""
         with _as_storage_error(str(self._tracking_uri)):
+            if self._run_id is None:
+                _make_experiment(self._mlflow_client, self._experiment_name, self._artifact_location)
             client, run_id = self.experiment, self.run_id
             if not self.injected:
                 client.update_run(run_id, status="RUNNING")
@@ -140,9 +142,20 @@ def _check_connection(client: "MlflowClient", tracking_uri: str) -> None:
     # MLflow's own defaults wait for minutes before they say that nobody answers.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # migrations of a new sqlite file: thirty lines
     with _as_storage_error(tracking_uri):
         client.search_experiments(max_results=1)
+
+
+def _make_experiment(client: "MlflowClient", name: str, artifact_location: str | None) -> None:
+    """Make the experiment unless it is there, which another run may have done a moment ago."""
+    from mlflow.exceptions import MlflowException
+
+    if client.get_experiment_by_name(name) is None:
+        try:
+            client.create_experiment(name, artifact_location=artifact_location)
+        except MlflowException:
+            if client.get_experiment_by_name(name) is None:
+                raise
 
 
 @contextmanager
