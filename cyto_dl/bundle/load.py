@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Iterable
 from os import PathLike
+from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_model
+import torch
+from safetensors import SafetensorError, safe_open
 
 from cyto_dl.bundle.build import build_predictor
 from cyto_dl.bundle.format import SAMPLE, WEIGHTS, read_document, verify_files
@@ -42,10 +43,22 @@ def load_bundle(
     verify_files(folder, document)
     predictor = build_predictor(document, allow=allow, device=device)
     try:
-        load_model(predictor.network, folder / WEIGHTS, device=device)
+        predictor.network.load_state_dict(_read_weights(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise BundleError(f"{folder / WEIGHTS} does not hold the weights of this network: {error}") from error
     if replay:
         replay_sample(predictor, read_sample(folder / SAMPLE))
     logger.info("loaded %s from %s", predictor.name, path)
     return predictor
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights under every name that the network knows them by.
+
+    A network such as DynUNet registers its blocks twice; safetensors keeps one copy and says which names it left out.
+    (Its own load_model refuses batch normalisation then: torch fills in a counter whose second name is absent.)
+    """
+    with safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # a file, not a mapping
+        second_names = file.metadata() or {}
+    return weights | {name: weights[kept] for name, kept in second_names.items() if kept in weights}
