@@ -101,6 +101,7 @@ def build_predictor(
     try:
         keep_freed_memory()
         network = _build_network(document["model"], allow)
+        _check_heads(document)
         if state_dict is not None:
             network.load_state_dict(state_dict)
         return Predictor(
@@ -131,6 +132,16 @@ def _device(name: str | torch.device) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {str(name)!r} is not there: {str(error).splitlines()[0]} Choose cpu.") from error
+
+
+def _check_heads(document: Mapping[str, Any]) -> None:
+    """Heads name folders of predictions: a bundle's "/etc/x" must not become one."""
+    heads = document["model"]["heads"]
+    if wrong := [head for head in heads if not str(head).isidentifier()]:
+        raise BundleError(f"model.heads: {wrong[0]!r} cannot name a head; letters, digits and _ can.")
+    for part in ("outputs", "postprocess"):
+        if set(document[part]) != set(heads):
+            raise BundleError(f"{part} has {', '.join(document[part])}, but model.heads has {', '.join(heads)}.")
 
 
 def _build_network(model: Mapping[str, Any], allow: Sequence[str]) -> TaskNetwork:

@@ -6,6 +6,8 @@ A bundle comes from somewhere else, and building an object by its dotted name ru
 listed package before anything is imported, and the object that is found must itself, by its own `__module__` and
 `__qualname__`, be an nn.Module, a MONAI transform or a postprocessing function of a listed module. (The name alone
 proves nothing: `torch.nn.modules.lazy.torch.load` begins well.) An operator adds own code by its exact dotted name.
+
+Values must be resolved: where a checkpoint's experiment goes on to hydra, `${oc.create:...}` would become a node.
 """
 
 import functools
@@ -58,8 +60,10 @@ _REFUSED = (
     "GaussianMixtureModel",  # compiles with flags made of its arguments
     "Lambda",
     "Load",
+    "MedicalNetPerceptual",  # torch.hub, which runs the code that it downloads
     "MultiModal",  # Transchex and it download BERT
-    "Perceptual",  # torch.hub
+    "Perceptual",
+    "RadImageNetPerceptual",
     "RandCuCIM",
     "RandLambda",
     "RandTorchIO",
@@ -69,6 +73,7 @@ _REFUSED = (
     "TextEncoder",  # downloads its embedding
     "TorchIO",
     "TorchVision",
+    "TorchvisionModelPerceptual",  # unpickles a file
     "Transchex",
 )
 # Arguments through which networks fetch weights. A bundle has its own, so these are switched off.
@@ -95,7 +100,7 @@ def check_targets(node: Any, *, allow: Iterable[str] = (), where: str = "bundle"
     """Refuse a node that names code which is not allowed; nothing is built.
 
     Raises:
-        BundleError: Names every such target, where it stands, and how an operator allows it.
+        BundleError: Names every such target and interpolation, where it stands, and how an operator allows it.
     """
     allowed = _operators_list(allow)
     problems = []
@@ -104,6 +109,9 @@ def check_targets(node: Any, *, allow: Iterable[str] = (), where: str = "bundle"
             _resolve(target, allowed)
         except _RefusedTarget as reason:
             problems.append(f"{target!r} at {place}: {reason}")
+    problems += [
+        f"{value!r} at {place}: an interpolation, not a value" for value, place in _interpolations(node, where)
+    ]
     if problems:
         raise BundleError(
             f"code that this model asks for is not allowed here:\n{list_problems(problems)}\n"
@@ -135,14 +143,27 @@ def _operators_list(allow: Iterable[str]) -> frozenset[str]:
 
 def _targets(node: Any, where: str) -> Iterator[tuple[Any, str]]:
     """Every `_target_` at any depth, with its place."""
+    for value, place in _values(node, where):
+        if isinstance(value, Mapping) and "_target_" in value:
+            yield value["_target_"], place
+
+
+def _interpolations(node: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Every text that OmegaConf would resolve, with its place."""
+    for value, place in _values(node, where):
+        if isinstance(value, str) and "${" in value:
+            yield value, place
+
+
+def _values(node: Any, where: str) -> Iterator[tuple[Any, str]]:
+    """The node and everything in it, each with its place."""
+    yield node, where
     if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield node["_target_"], where
         for key, value in node.items():
-            yield from _targets(value, f"{where}.{key}" if where else str(key))
+            yield from _values(value, f"{where}.{key}" if where else str(key))
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
-            yield from _targets(value, f"{where}[{index}]")
+            yield from _values(value, f"{where}[{index}]")
 
 
 def _resolve(target: Any, operators_list: frozenset[str]) -> Any:
@@ -204,5 +225,5 @@ def _build(node: Any, operators_list: frozenset[str], where: str) -> Any:
         arguments |= {name: value for name, value in _WEIGHT_SOURCES.items() if name in parameters}
         prepared = functools.partial(target, *positional, **arguments)
         return prepared if node.get("_partial_") else prepared()
-    except (TypeError, ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+    except Exception as error:  # constructors raise anything for arguments that a damaged document holds
         raise BundleError(f"{node['_target_']} at {where} does not take these arguments: {error}") from error

@@ -69,6 +69,23 @@ def test_a_foreign_target_is_refused_wherever_it_stands(bundle, part, node):
         load_bundle(bundle)
 
 
+def test_a_head_whose_name_is_a_path_is_refused(bundle, tmp_path):
+    document = read_document(bundle)
+    name = f"{tmp_path}/elsewhere"
+    renamed = {part: {name: document[part]["seg"]} for part in ("outputs", "postprocess")}
+    model = {**document["model"], "heads": {name: document["model"]["heads"]["seg"]}}
+    rehash(bundle, model=model, **renamed)
+    with pytest.raises(BundleError, match="cannot name a head"):
+        load_bundle(bundle)
+
+
+def test_outputs_of_heads_that_the_network_lacks_are_refused(bundle):
+    document = read_document(bundle)
+    rehash(bundle, outputs={**document["outputs"], "other": document["outputs"]["seg"]})
+    with pytest.raises(BundleError, match=r"outputs has seg.*, other, but model\.heads has seg"):
+        load_bundle(bundle)
+
+
 def test_a_newer_bundle_is_refused(bundle):
     rehash(bundle, format_version=99)
     with pytest.raises(BundleError, match="bundle format 99"):
