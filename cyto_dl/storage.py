@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
 from cyto_dl.errors import StorageError
 
@@ -55,53 +55,71 @@ def localize(uri: str | os.PathLike[str]) -> Path:
     if not is_remote(uri):
         return Path(uri)
     bucket, prefix = _split(str(uri))
-    objects = _list(bucket, prefix)
+    with _as_storage_error(str(uri)):
+        client = _client()
+        objects = _list(client, bucket, prefix)
     if not objects:
         raise StorageError(f"{uri}: there is nothing at this address. Check the bucket's name and the key.")
     version = hashlib.sha256("".join(f"{key}{etag}" for key, etag in objects).encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"cyto-dl-{os.getuid()}" / version
     single = objects[0][0] == prefix
-    root = prefix.rsplit("/", 1)[0] + "/" if single and "/" in prefix else "" if single else prefix.rstrip("/") + "/"
-    for key, _ in objects:
-        _download(bucket, key, folder / key.removeprefix(root))
-    return folder / prefix.removeprefix(root) if single else folder
+    root = prefix.rpartition("/")[0] if single else prefix.rstrip("/")
+    folder = _own_folder() / version
+    copies = {key: folder / _relative(key.removeprefix(f"{root}/" if root else ""), bucket) for key, _ in objects}
+    for key, copy in copies.items():
+        if not copy.exists():
+            with _as_storage_error(f"s3://{bucket}/{key}"), atomic_path(copy) as temporary:
+                client.download_file(bucket, key, str(temporary))
+    return copies[prefix] if single else folder
 
 
 def _split(uri: str) -> tuple[str, str]:
-    parts = urlsplit(uri)
-    return parts.netloc, parts.path.lstrip("/")
+    bucket, _, key = uri.removeprefix("s3://").partition("/")  # in a key, "#" and "?" are letters like others
+    return bucket, key
 
 
-def _client():  # type: ignore[no-untyped-def]  # boto3 makes its clients' types at run time
+def _client() -> Any:  # boto3 makes its clients' types at run time
     import boto3
     from botocore.config import Config
 
     return boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": 5}))
 
 
-def _list(bucket: str, prefix: str) -> list[tuple[str, str]]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        found = [(entry["Key"], entry["ETag"]) for page in pages for entry in page.get("Contents", [])]
-    except (BotoCoreError, ClientError) as error:
-        raise StorageError(
-            f"s3://{bucket}/{prefix} cannot be read: {error}. "
-            "Check AWS_ENDPOINT_URL_S3, the credentials and the bucket's name."
-        ) from error
-    folder = prefix.rstrip("/") + "/"
+def _list(client: Any, bucket: str, prefix: str) -> list[tuple[str, str]]:
+    """Key and ETag of the object called `prefix`, else of all objects in the folder of this name."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    found = [(entry["Key"], entry["ETag"]) for page in pages for entry in page.get("Contents", [])]
     exact = [entry for entry in found if entry[0] == prefix]
+    folder = prefix.rstrip("/") + "/" if prefix else ""
     return exact or [entry for entry in found if entry[0].startswith(folder) and not entry[0].endswith("/")]
 
 
-def _download(bucket: str, key: str, target: Path) -> None:
+def _own_folder() -> Path:
+    """Where copies live. Of this user alone: who could write there could put other weights in place of ours."""
+    folder = Path(tempfile.gettempdir()) / f"cyto-dl-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise StorageError(f"{folder} belongs to somebody else. Remove it, or set TMPDIR to a folder of your own.")
+    return folder
+
+
+def _relative(name: str, bucket: str) -> str:
+    """The rest of a key as a path below a folder; a key may hold "..", which would lead out of it."""
+    if name.startswith("/") or ".." in name.split("/"):
+        raise StorageError(f"s3://{bucket} has an object '{name}', which cannot be a path in a folder. Rename it.")
+    return name
+
+
+@contextmanager
+def _as_storage_error(uri: str) -> Iterator[None]:
+    """Turn what boto3 raises into a StorageError that says what to check. Its messages hold no credentials."""
+    from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
-    if target.exists():
-        return
     try:
-        with atomic_path(target) as temporary:
-            _client().download_file(bucket, key, str(temporary))
-    except (BotoCoreError, ClientError) as error:
-        raise StorageError(f"s3://{bucket}/{key} cannot be downloaded: {error}") from error
+        yield
+    except (Boto3Error, BotoCoreError, ClientError, ValueError) as error:  # ValueError: the endpoint is not a URL
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or "the default S3 endpoint"
+        raise StorageError(
+            f"{uri} cannot be read from {endpoint}: {str(error).rstrip('.')}. "
+            "Check AWS_ENDPOINT_URL_S3, the credentials and the bucket's name."
+        ) from error
