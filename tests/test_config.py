@@ -24,6 +24,16 @@ def test_every_shipped_experiment_composes_for_planes_and_volumes(name, spatial_
     assert set(config["model"]["task_heads"]) < set(config["data"]["columns"])
 
 
+@pytest.mark.parametrize(("name", "direction"), [("im2im/segmentation", "maximize"), ("im2im/multitask", "minimize")])
+def test_a_search_goes_in_the_direction_of_the_experiments_metric(name, direction):
+    from hydra import compose, initialize_config_dir
+
+    overrides = [f"experiment={name}", "hparams_search=optuna"]
+    with initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3"):
+        config = compose("train.yaml", overrides=overrides, return_hydra_config=True)
+    assert config.hydra.sweeper.direction == direction
+
+
 def test_auxiliary_values_serve_interpolation_and_are_gone_afterwards(tmp_path):
     config = compose(tmp_path, "+model._aux={width: 12}", "model.backbone.filters=[4, '${model._aux.width}', 8]")
 
