@@ -47,6 +47,7 @@ COPY --from=build /app /app
 # (1.6 times the CPU time for a 3-D U-Net); the price is that memory stays at its peak.
 ENV PATH=/opt/cyto-dl/bin:$PATH \
     PYTHONPATH=/app \
+    CYTO_DL_GIT_COMMIT=${REVISION} \
     PYTHONUNBUFFERED=1 \
     HOME=/home/cyto \
     TMPDIR=/tmp \

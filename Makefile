@@ -39,7 +39,7 @@ compile: .venv/installed  ## Compile the pipelines into the YAML that Kubeflow t
 	$(BIN)/python -m pipelines compile --all --output pipelines/compiled
 
 image:  ## Build the container image of the pipeline steps and the server
-	$(DOCKER) build --tag $(IMAGE) .
+	$(DOCKER) build --tag $(IMAGE) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
 
 clean:  ## Remove .venv, the demo's results and every cache
 	rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
