@@ -15,6 +15,8 @@ from cyto_dl.data.formats import READERS, UNKNOWN_AXIS, Stored, stored_array
 from cyto_dl.errors import ImageError
 from cyto_dl.storage import atomic_path, localize
 
+CLASSIC_TIFF_BYTES = 2**32 - 2**25  # offsets have 32 bits; the rest is for tags, as tifffile reckons
+
 
 @dataclass(frozen=True)
 class ImageInfo:
@@ -151,7 +153,13 @@ def write_image(
         metadata["Channel"] = {"Name": list(channel_names)}
     with atomic_path(path) as temporary:
         tifffile.imwrite(
-            temporary, _storable(array, path), ome=True, metadata=metadata, compression="zlib", photometric="minisblack"
+            temporary,
+            _storable(array, path),
+            ome=True,
+            metadata=metadata,
+            compression="zlib",
+            photometric="minisblack",
+            bigtiff=array.nbytes > CLASSIC_TIFF_BYTES,  # tifffile decides by itself only without compression
         )
 
 

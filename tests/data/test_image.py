@@ -28,6 +28,14 @@ def test_what_is_written_is_read_back_with_its_pixel_size(tmp_path, spatial_dims
     assert image.path == str(tmp_path / "image.ome.tif")
 
 
+def test_an_image_beyond_4_gb_is_a_big_tiff(tmp_path, monkeypatch):
+    monkeypatch.setattr("cyto_dl.data.image.CLASSIC_TIFF_BYTES", 1000)
+    for size, is_big in [(10, False), (40, True)]:
+        write_image(tmp_path / "image.ome.tif", np.zeros((1, size, size), np.uint8))
+        with tifffile.TiffFile(tmp_path / "image.ome.tif") as tif:
+            assert tif.is_bigtiff == is_big
+
+
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_the_description_is_that_of_the_image_without_reading_it(tmp_path, spatial_dims):
     path = tmp_path / "image.ome.tif"
