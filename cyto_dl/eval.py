@@ -52,7 +52,7 @@ def evaluate_checkpoint(
     from cyto_dl.evaluation import evaluate, write_report
     from cyto_dl.tracking import log_evaluation
 
-    predictor, _, experiment = predictor_from_checkpoint(checkpoint, config=config)
+    predictor, _, experiment = predictor_from_checkpoint(checkpoint, config=config, device=_device(config))
     evaluation = evaluate(predictor, experiment, manifest=manifest or experiment["data"]["path"], split=split)
     folder = Path(output_dir)
     with atomic_path(folder / "metrics.json") as temporary:
@@ -79,10 +79,11 @@ def predict_checkpoint(
 
     Raises:
         ManifestError: The table is wrong, or has no image of this split.
+        ImageError: Images failed; the others were predicted.
     """
     from cyto_dl.bundle import predictor_from_checkpoint
     from cyto_dl.data.manifest import read_manifest
-    from cyto_dl.inference import predict_images
+    from cyto_dl.inference.batch import check_all_predicted, predict_images
 
     data, key = config["data"], config["model"]["x_key"]
     rows = read_manifest(data["path"], columns={key: data["columns"][key]}, split_column=data.get("split_column"))
@@ -90,8 +91,16 @@ def predict_checkpoint(
         raise ManifestError(
             f"{data['path']} has no image of the split '{split}'; it has {', '.join(rows)}. Choose one: split=..."
         )
-    predictor, _, _ = predictor_from_checkpoint(checkpoint, config=config)
-    predict_images(predictor, [row[key] for row in rows[split]], output_dir)
+    predictor, _, _ = predictor_from_checkpoint(checkpoint, config=config, device=_device(config))
+    check_all_predicted(predict_images(predictor, [row[key] for row in rows[split]], output_dir))
+
+
+def _device(config: Mapping[str, Any] | None) -> str:
+    """The GPU, if there is one and the experiment does not ask for the processor: volumes take hours there."""
+    import torch
+
+    wanted = config["trainer"].get("accelerator", "auto") if config else "auto"
+    return "cuda" if wanted in ("gpu", "cuda", "auto") and torch.cuda.is_available() else "cpu"
 
 
 def main() -> None:

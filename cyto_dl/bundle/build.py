@@ -100,6 +100,8 @@ def build_predictor(
         check_targets(document[part], allow=allow, where=part)
     try:
         keep_freed_memory()
+        if place.type == "cuda":  # TF32 in convolutions is off by 1e-3: more than a replay tolerates
+            torch.backends.cudnn.allow_tf32 = False
         network = _build_network(document["model"], allow)
         _check_heads(document)
         if state_dict is not None:

@@ -23,6 +23,7 @@ def predictor_from_checkpoint(
     *,
     config: Mapping[str, Any] | None = None,
     allow: Iterable[str] = (),
+    device: str = "cpu",
 ) -> tuple[Predictor, dict[str, Any], dict[str, Any]]:
     """The Predictor of a checkpoint, its document, and the experiment that it was built from.
 
@@ -31,6 +32,7 @@ def predictor_from_checkpoint(
         config: The resolved experiment, if the caller has it; the code that it names is the caller's own and trusted.
             Without it, the experiment in the checkpoint is used, and code beyond the list must be allowed.
         allow: Further dotted names that are allowed.
+        device: Where the network runs, e.g. "cuda".
 
     Raises:
         BundleError: There is no checkpoint, it is damaged, or it names code that is not allowed.
@@ -53,7 +55,7 @@ def predictor_from_checkpoint(
         for name, value in checkpoint["state_dict"].items()
         if name.startswith(_PREFIX)
     }
-    return build_predictor(document, weights, allow=allowed), document, dict(config)
+    return build_predictor(document, weights, allow=allowed, device=device), document, dict(config)
 
 
 def find_checkpoint(run_dir_or_ckpt: str | PathLike[str]) -> Path:
@@ -78,7 +80,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise BundleError(f"{path} cannot be read as a checkpoint: {error}. Is the file complete?") from error
+        reason = str(error).partition(". ")[0]  # torch goes on about pickles
+        raise BundleError(f"{path} cannot be read as a checkpoint: {reason}. Is the file complete?") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "config"} <= set(checkpoint):
         raise BundleError(f"{path} holds no state_dict and config: it is no checkpoint that CytoDL wrote.")
     return checkpoint

@@ -55,6 +55,17 @@ def predict_images(
     return table
 
 
+def check_all_predicted(table: pd.DataFrame) -> None:
+    """See that no row of `predict_images` failed.
+
+    Raises:
+        ImageError: How many did, and why the first one.
+    """
+    errors = table["error"][table["status"] == "failed"]
+    if len(errors):
+        raise ImageError(f"{len(errors)} images failed, the first: {errors.iloc[0]}")
+
+
 def unique_stems(paths: Iterable[str]) -> list[str]:
     """A file name without suffix for each path, all different, also where upper and lower case are the same."""
     taken: set[str] = set()

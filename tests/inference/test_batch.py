@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyto_dl.data.image import read_image
+from cyto_dl.errors import ImageError
 from cyto_dl.inference import predict_images
-from cyto_dl.inference.batch import unique_stems
+from cyto_dl.inference.batch import check_all_predicted, unique_stems
 from tests.bundle.tiny import SPACING_UM, experiment, predictor_of, write_images
 
 
@@ -38,6 +39,9 @@ def test_a_bad_image_is_a_failed_row_and_the_others_go_on(tmp_path):
     for number, part in [(1, "broken.tif"), (2, "does not exist"), (3, "3 channel")]:
         assert part in table["error"][number]
     assert sorted(path.name for path in (tmp_path / "out/seg").iterdir()) == ["raw_0.ome.tif", "raw_1.ome.tif"]
+    with pytest.raises(ImageError, match=r"3 images failed, the first: .*broken\.tif"):
+        check_all_predicted(table)
+    check_all_predicted(table[table["status"] == "ok"])
 
 
 def test_the_table_has_one_row_an_image_and_is_saved(tmp_path):
