@@ -4,6 +4,7 @@ Heavy libraries are imported by the command that needs them, so that --help answ
 """
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -30,13 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run_hydra(command: str, overrides: list[str]) -> None:
-    """Hydra reads its overrides and flags from sys.argv."""
-    sys.argv = [f"cyto-dl {command}", *overrides]
-    if command == "train":
-        from cyto_dl.train import main as entry
-    else:
-        from cyto_dl.eval import main as entry
-    entry()
+    """Hydra reads its overrides from sys.argv, and Lightning the script that the other processes of trainer=ddp run."""
+    module = importlib.import_module(f"cyto_dl.{command}")
+    sys.argv = [str(module.__file__), *overrides]
+    module.main()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,12 +3,15 @@
 configs/*.yaml + overrides --compose--> DictConfig --plain--> dict (resolved, without `_aux`) --instantiate--> objects
 """
 
+import difflib
+import importlib
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cyto_dl.errors import ConfigError, CytoDLError, list_problems
 
@@ -33,7 +36,15 @@ def launch(task: Callable[[dict[str, Any]], Any], config_name: str) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     def run(config: DictConfig) -> Any:
-        return task(plain(config))
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        try:
+            return task(plain(config))
+        except CytoDLError as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # the sweeper decides whether a failed job ends a sweep
+            exit_with(error)  # here, because hydra would add a message of its own
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra raises instead of printing, so that the exit code is ours
     try:
@@ -44,7 +55,7 @@ def launch(task: Callable[[dict[str, Any]], Any], config_name: str) -> None:
         exit_with(_config_error(error))
 
 
-def exit_with(error: CytoDLError) -> None:
+def exit_with(error: CytoDLError) -> NoReturn:
     """Print an error as one message on stderr and end the process with its exit code."""
     sys.stderr.write(f"{type(error).__name__}: {error}\n")
     raise SystemExit(error.exit_code)
@@ -175,7 +186,8 @@ def print_tree(config: Mapping[str, Any]) -> None:
     plain_values = {key: value for key, value in config.items() if key not in groups}
     for name, group in [("", plain_values), *groups.items()]:
         branch = tree.add(name, style="dim", guide_style="dim") if name else tree
-        branch.add(Syntax(yaml.safe_dump(dict(group), sort_keys=False).strip(), "yaml", background_color="default"))
+        text = yaml.safe_dump(dict(group), sort_keys=False).strip()
+        branch.add(Syntax(text, "yaml", background_color="default", word_wrap=True))  # else long paths are cut off
     rich.print(tree)
 
 
@@ -192,10 +204,46 @@ def _located(message: str, key: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     where = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
     text = " ".join(line for line in lines if not line.startswith("full_key: "))
+    if unknown := re.match("Error locating target '(.*?)'", text):
+        text = f"_target_ {unknown[1]} cannot be imported.{_similar(unknown[1])}"
     return f"{text} (at {key}.{where[0]})" if where else text
 
 
+def _similar(target: str) -> str:
+    """What a misspelt dotted name probably means, or what is wrong with it, as a sentence with a space before it."""
+    module_name, _, name = target.rpartition(".")
+    try:
+        there = dir(importlib.import_module(module_name))
+    except Exception as error:  # noqa: BLE001  # whatever a module raises when it is imported
+        return f" {type(error).__name__}: {error}."
+    return _did_you_mean(name, there) or f" {module_name} has no {name}."
+
+
+def _did_you_mean(name: str, choices: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(choices), n=3)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
 def _config_error(error: Exception) -> ConfigError:
+    from hydra.errors import MissingConfigException
+    from omegaconf import DictConfig
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+    cause = error.__cause__
+    if isinstance(error, MissingConfigException) and (name := error.missing_cfg_file):
+        group, _, choice = name.partition("/")
+        there = experiments() if group == "experiment" else error.options or ()
+        choices = f" Choose one of {', '.join(there)}" if there else " Check its name"
+        return ConfigError(
+            f"{group}={choice}: there is no such configuration.{choices}, or add --config-dir DIR with {name}.yaml."
+        )
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and "Could not override" in str(error):
+        key, parent = str(cause.full_key), cause.parent_node
+        there = [str(each) for each in parent] if isinstance(parent, DictConfig) else []
+        return ConfigError(
+            f"{key}: the experiment has no such key.{_did_you_mean(key.rpartition('.')[2], there)} "
+            f"To add one that its class takes, write +{key}=..."
+        )
     message = str(error).split("\nSet the environment variable")[0]
-    cause = f" {error.__cause__}" if error.__cause__ is not None and str(error.__cause__) not in message else ""
-    return ConfigError(f"{message.strip()}{cause}")
+    added = f" {cause}" if cause is not None and str(cause) not in message else ""
+    return ConfigError(f"{message.strip()}{added}")

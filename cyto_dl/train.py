@@ -11,7 +11,8 @@ if __package__ in (None, ""):  # started as a script: find the package beside th
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -59,14 +60,20 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         StorageError: MLflow cannot be reached.
         TrainingError: The loss is not finite.
     """
+    from cyto_dl.data import DataframeDatamodule
+
     check_experiment(config)
     output_dir = Path(config["paths"]["output_dir"])
     checkpoint = _checkpoint_to_resume(config, output_dir)
-    _write_config(config, output_dir)
+    if config["extras"]["print_config"]:
+        print_tree(config)
     _prepare_process(config)
 
     datamodule = instantiate(config["data"], "data", _recursive_=False)
     model = instantiate(config["model"], "model")
+    if config["train"] and isinstance(datamodule, DataframeDatamodule):
+        datamodule.setup("fit")  # wrong data leaves neither files nor a run in MLflow
+    _write_config(config, output_dir)
     loggers = [instantiate(node, f"logger.{name}") for name, node in (config.get("logger") or {}).items()]
     trainer = build_trainer(config, loggers)
     for each in loggers:
@@ -75,9 +82,12 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     if config["train"]:
         logger.info("training in %s%s", output_dir, f", going on from {checkpoint}" if checkpoint else "")
-        trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        with _as_config_error():
+            trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    if config["test"] and trainer.is_global_zero:
+    if config["test"] and config["train"] and _writes_no_checkpoint(trainer):
+        metrics |= _test_as_it_is(trainer, model, datamodule)
+    elif config["test"] and trainer.is_global_zero:
         metrics |= _test(config, output_dir, datamodule, loggers)
     return metrics
 
@@ -99,11 +109,11 @@ def train_experiment(
 
 def build_trainer(config: Mapping[str, Any], loggers: "Sequence[Logger]") -> "Trainer":
     """Lightning's Trainer with the configured callbacks, and those that make a run resumable."""
-    from cyto_dl.callbacks import AtomicCheckpointIO, EmbedConfig, RandomStates
+    from cyto_dl.callbacks import AtomicCheckpointIO, CheckMonitors, EmbedConfig, RandomStates
 
     chosen = {name: node for name, node in (config.get("callbacks") or {}).items() if node}
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in chosen.items()]
-    callbacks += [EmbedConfig(dict(config)), RandomStates()]
+    callbacks += [EmbedConfig(dict(config)), RandomStates(), CheckMonitors()]
     trainer: Trainer = instantiate(
         config["trainer"],
         "trainer",
@@ -158,11 +168,9 @@ def _learning(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_config(config: Mapping[str, Any], output_dir: Path) -> None:
-    """Save the resolved experiment beside the run, and show it as a tree."""
+    """Save the resolved experiment beside the run."""
     with atomic_path(output_dir / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False))
-    if config["extras"]["print_config"]:
-        print_tree(config)
 
 
 def _count_parameters(model: "LightningModule") -> int:
@@ -185,6 +193,29 @@ def _test(
             each.log_metrics(metrics)
             each.save()
     return metrics
+
+
+def _writes_no_checkpoint(trainer: "Trainer") -> bool:
+    return bool(trainer.fast_dev_run) or not trainer.checkpoint_callbacks  # type: ignore[attr-defined]
+
+
+def _test_as_it_is(trainer: "Trainer", model: "LightningModule", datamodule: Any) -> dict[str, float]:
+    """Metrics of the weights that the training ended with, as with debug=...; there is no checkpoint to evaluate."""
+    if not datamodule.rows.get("test"):
+        return {}
+    trainer.test(model, datamodule=datamodule)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+@contextmanager
+def _as_config_error() -> Iterator[None]:
+    """Turn what Lightning raises about settings of the trainer and the callbacks into a ConfigError."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise ConfigError(f"trainer: {error}") from error
 
 
 def main() -> None:

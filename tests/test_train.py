@@ -180,3 +180,11 @@ def test_a_wrong_experiment_says_which_key_before_the_first_step(manifest_folder
     with pytest.raises((ConfigError, ManifestError), match=says):
         run(manifest_folder(), tmp_path / "run", *extra)
     assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+@pytest.mark.parametrize("debug", ["default", "fdr", "limit", "overfit"])
+def test_a_debug_run_trains_and_tests_without_checkpoints(debug, tmp_path, manifest_folder):
+    usual = [each for each in overrides_for(manifest_folder(2)) if not each.startswith("~callbacks")]
+    metrics = train(compose_experiment([*usual, f"debug={debug}"], output_dir=tmp_path / "run"))
+    assert {"valid/seg/dice", "test/seg/dice"} <= set(metrics)
+    assert not list((tmp_path / "run").rglob("*.ckpt"))

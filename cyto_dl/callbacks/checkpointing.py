@@ -46,8 +46,9 @@ class AtomicCheckpointIO(CheckpointIO):
         try:
             return torch.load(path, map_location=map_location, weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+            reason = str(error).partition(". ")[0]  # torch goes on about pickles
             raise ConfigError(
-                f"ckpt_path: {path} cannot be read: {error}. It is damaged or not a checkpoint of CytoDL; "
+                f"ckpt_path: {path} cannot be read: {reason}. It is damaged or not a checkpoint of CytoDL; "
                 "name another one, or remove it to start anew."
             ) from error
 

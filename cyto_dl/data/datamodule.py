@@ -3,6 +3,7 @@
 manifest -> rows per split -> CachedDataset (load, preprocess) -> PatchDataset (train) | WholeImages -> batches
 """
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule, Trainer
+from torch.utils.data import DataLoader
 
 from cyto_dl.data.cache import CachedDataset
 from cyto_dl.data.check import (
@@ -33,6 +35,7 @@ from cyto_dl.errors import ConfigError, ManifestError, list_problems
 logger = logging.getLogger(__name__)
 
 RESERVED = ("path", "spacing_um", "row")
+DATA_LOADER_ARGUMENTS = tuple(inspect.signature(DataLoader.__init__).parameters)[2:]  # without self, dataset
 OWN_ARGUMENTS = ("dataset", "sampler", "batch_sampler", "shuffle")  # of torch's DataLoader
 SPLITS_OF_STAGE = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("predict",)}
 
@@ -91,6 +94,7 @@ class DataframeDatamodule(LightningDataModule):
         self.batch_size = batch_size
         self.loader_kwargs = loader_kwargs
         self._rows: Rows | None = None
+        self._checked: set[str | None] = set()  # stages whose images need no second look at their headers
         self._keeps_size = False  # whether preprocessing is known to leave the images' size as it is in the files
         self._check_arguments()
         self.stages = self._stages()
@@ -101,6 +105,8 @@ class DataframeDatamodule(LightningDataModule):
         Raises:
             ManifestError: With everything that is wrong with the table and its images, at once.
         """
+        if stage in self._checked:
+            return
         wanted = SPLITS_OF_STAGE.get(stage or "", tuple(self.rows))
         rows = {split: self.rows[split] for split in wanted if split in self.rows}
         problems = check_leakage(self.rows, source_key=self.source_key)
@@ -119,6 +125,7 @@ class DataframeDatamodule(LightningDataModule):
             logger.warning("%s", warning)
         if problems:
             raise ManifestError(f"{self._name}: the images cannot be used:\n{list_problems(problems)}")
+        self._checked.add(stage)
 
     @property
     def rows(self) -> Rows:
@@ -200,6 +207,7 @@ class DataframeDatamodule(LightningDataModule):
 
     def _check_arguments(self) -> None:
         keys = ", ".join(self.columns) or "nothing"
+        foreign = ", ".join(name for name in self.loader_kwargs if name not in (*DATA_LOADER_ARGUMENTS, *OWN_ARGUMENTS))
         reserved = ", ".join(key for key in self.columns if key in RESERVED)
         own = ", ".join(name for name in OWN_ARGUMENTS if name in self.loader_kwargs)
         unknown = self.foreground_key is not None and self.foreground_key not in self.columns
@@ -215,6 +223,7 @@ class DataframeDatamodule(LightningDataModule):
             f"data.patches_per_image is {self.patches_per_image}, but at least 1 is needed": self.patches_per_image < 1,
             f"data.batch_size is {self.batch_size}, but at least 1 is needed": self.batch_size < 1,
             f"data.patch_shape is {self.patch_shape}, but at least 1 is needed": min(self.patch_shape or (1,)) < 1,
+            f"data.{foreign} is neither an argument of the data module nor of torch's DataLoader": bool(foreign),
             f"data.{own} cannot be given: the order of the images is the data module's": bool(own),
         }
         if problems := [message for message, is_wrong in wrong.items() if is_wrong]:

@@ -77,6 +77,9 @@ def open_picture(path: Path, scene: int | str | None) -> Iterator[Stored]:
     from PIL import Image
 
     _refuse_scene(path, scene)
+    if path.suffix.lower() == ".png" and not _ends_as_png(path):
+        with Image.open(path) as picture:
+            picture.verify()  # its header is read without looking at the rest; this raises
     with Image.open(path) as picture:
         num_samples = len(picture.getbands())
         array = np.asarray(Image.new(picture.mode, (1, 1)))
@@ -88,6 +91,12 @@ def open_picture(path: Path, scene: int | str | None) -> Iterator[Stored]:
             return _take(np.asarray(picture).astype(dtype, copy=False), wanted)
 
         yield Stored(axes, shape, dtype, read)
+
+
+def _ends_as_png(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 12))
+        return file.read(12)[4:8] == b"IEND"
 
 
 def _refuse_scene(path: Path, scene: int | str | None) -> None:
@@ -103,6 +112,7 @@ def open_tiff(path: Path, scene: int | str | None) -> Iterator[Stored]:
     with _refusing_damage(path), tifffile.TiffFile(path) as tif:
         index = _scene_index(path, [series.name for series in tif.series], scene)
         series = tif.series[index]
+        _refuse_cut_off(path, series)
         read = partial(_read_series, tif, index)
         yield Stored(series.axes, tuple(series.shape), str(series.dtype), read, _spacing_um(tif, index))
 
@@ -129,6 +139,20 @@ def _refusing_damage(path: Path) -> Iterator[None]:
         tifffile_logger.removeHandler(listener)
     if complaints:
         raise ImageError(f"{path}: the file is damaged or cut off ({complaints[0]}). Copy it again from its source.")
+
+
+def _refuse_cut_off(path: Path, series: Any) -> None:
+    """Raise when the last plane lies beyond the end of its file, which the header alone does not show."""
+    page = series.pages[-1]
+    if page is None:  # a plane that was never written is read as zeros
+        return
+    size = page.parent.filehandle.size
+    if series.dataoffset is not None:
+        end = series.dataoffset + series.nbytes
+    else:
+        end = max((offset + 1 for offset in page.dataoffsets), default=0)  # how long compressed data are is a claim
+    if end > size:
+        raise ImageError(f"{path}: the file is cut off: it has {size} of {end} bytes. Copy it again from its source.")
 
 
 def _scene_index(path: Path, names: list[str], scene: int | str | None) -> int:

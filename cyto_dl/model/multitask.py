@@ -111,9 +111,10 @@ class MultiTaskIm2Im(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer of all trainable parameters and its schedule."""
-        optimizer = self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = _make("optimizer", self._optimizer, parameters)
         settings = dict(self._lr_scheduler) if isinstance(self._lr_scheduler, Mapping) else {}
-        scheduler = settings.get("scheduler", self._lr_scheduler)(optimizer)
+        scheduler = _make("lr_scheduler", settings.get("scheduler", self._lr_scheduler), optimizer)
         if isinstance(scheduler, ReduceLROnPlateau):
             settings.setdefault("monitor", "valid/loss")
         return {"optimizer": optimizer, "lr_scheduler": {**settings, "scheduler": scheduler}}
@@ -196,6 +197,14 @@ def _generator_problems(key: str, value: Mapping[str, Any] | None) -> list[str]:
     if isinstance(generator, Mapping):
         generator = generator.get("scheduler") if key == "lr_scheduler" else None
     return [] if callable(generator) else [f"model.{key}.generator makes no {key}; add _partial_: true to it"]
+
+
+def _make(key: str, generator: Callable[..., Any], what: Any) -> Any:
+    """What an optimizer's or scheduler's generator makes of the parameters or the optimizer."""
+    try:
+        return generator(what)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.{key}.generator: {error}. Correct its arguments.") from error
 
 
 def _window(inference: Mapping[str, Any] | None) -> SlidingWindow:
