@@ -1,0 +1,66 @@
+"""The training pipeline as a user starts it on a laptop: every step a process of KFP's local runner."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+
+from cyto_dl.bundle import load_bundle
+from cyto_dl.data import read_image
+from tests.integration.process import run
+
+pytestmark = pytest.mark.integration
+OVERRIDES = [
+    "data.patch_shape=[32,32]",
+    "data.patches_per_image=2",
+    "data.batch_size=2",
+    "model.backbone.filters=[4,4,8,8]",
+    "trainer.max_epochs=1",
+]
+
+
+def run_training(manifest, workspace):
+    arguments = [f"manifest={manifest}", "source_col=raw", 'target_cols=["seg"]', f"overrides={json.dumps(OVERRIDES)}"]
+    command = [sys.executable, "-m", "pipelines", "run", "training", *arguments, "--workspace", workspace]
+    ended = run(command)
+    return ended, json.loads((workspace / "latest" / "summary.json").read_text())
+
+
+def test_a_run_leaves_a_bundle_that_predicts_a_report_and_its_metrics(manifest_folder, tmp_path):
+    folder = manifest_folder()
+    ended, summary = run_training(folder / "manifest.csv", tmp_path / "runs")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+    assert summary["status"] == "succeeded"
+    assert list(summary["steps"]) == ["prepare-data", "train", "evaluate", "export"]
+    assert {"valid/seg/dice", "test/seg/dice"} <= set(summary["metrics"])
+    assert Path(summary["report"]).read_text().startswith("<!doctype html>")
+    (measured,) = pd.read_csv(Path(summary["dataset"]) / "manifest.csv").query("split == 'test'")["raw"]
+
+    image = read_image(measured, spatial_dims=2)
+    prediction = load_bundle(summary["bundle"]).predict(image)["seg"]
+    assert (prediction.shape, prediction.dtype) == (image.array.shape, np.uint8)
+    client = MlflowClient(summary["mlflow"]["tracking_uri"])
+    tracked = client.get_run(summary["mlflow"]["run_id"]).data.metrics
+    assert tracked["test/seg/dice"] == pytest.approx(summary["metrics"]["test/seg/dice"], rel=1e-6)
+
+
+def test_a_wrong_manifest_ends_the_run_with_2_and_every_problem(manifest_folder, tmp_path):
+    manifest = manifest_folder() / "manifest.csv"
+    table = pd.read_csv(manifest)
+    table.loc[0, "split"] = "Train"
+    table.loc[1, "raw"] = "absent.tif"
+    table.to_csv(manifest, index=False)
+    ended, summary = run_training(manifest, tmp_path / "runs")
+
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    assert (summary["status"], summary["failed_step"]) == ("failed", "prepare-data")
+    assert "bundle" not in summary
+    for words in ("prepare-data failed: ManifestError", str(manifest), "'Train'", "absent.tif", "manifest.csv:3"):
+        assert words in ended.stderr, words
+    assert "Traceback" not in ended.stdout + ended.stderr
