@@ -1,4 +1,4 @@
-"""The head for a target that is sampled more finely than the source."""
+"""The head for a backbone whose features are coarser than the task's target."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ class UpsamplingHead(nn.Module):
             in_channels: Channels of the backbone's features.
             out_channels: Channels of the task's output.
             spatial_dims: 2 or 3.
-            scale: Output pixels per source pixel; one number, or one per axis in the order (Z)YX.
+            scale: Output pixels per pixel of the features; one number, or one per axis in the order (Z)YX.
             num_blocks: Residual blocks before the upsampling.
             activation: "identity", "sigmoid" or "softmax"; None reads it off the task's loss.
         """
