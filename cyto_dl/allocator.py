@@ -20,5 +20,6 @@ def keep_freed_memory() -> None:
         return
     mallopt = ctypes.CDLL(None).mallopt
     settings = {_M_MMAP_THRESHOLD: 1 << 30, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 256 << 20}
-    if not all(mallopt(parameter, value) for parameter, value in settings.items()):
+    refused = [parameter for parameter, value in settings.items() if not mallopt(parameter, value)]
+    if refused:  # an older glibc takes no threshold above 32 MiB; the others still help
         logger.debug("glibc refuses some of its settings; layers may run slower")

@@ -2,7 +2,8 @@
 
     row -> load -> preprocess -> <cache_dir>/<key>.pt -> memory-mapped tensors, of which a patch is read alone
 
-The key is the hash of the source files (path, size, time of change) and of the transforms (class, code, arguments).
+The key is the hash of the source files (path, size, time of change), of the transforms (class, code, arguments) and of
+CytoDL's version, because how a file is read is not in the transforms' code.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor, PersistentDataset
 
+from cyto_dl import __version__
 from cyto_dl.data.describe import describe
 from cyto_dl.data.manifest import ROW, Row
 from cyto_dl.data.transforms import Transform, run_transforms
@@ -58,7 +60,7 @@ class CachedDataset(PersistentDataset):
         super().__init__(rows, (), None if cache_dir is None else Path(cache_dir))
         self.steps = tuple(transforms)
         self.source_key = source_key
-        self._steps_hash = _hash([FORMAT, *map(describe, transforms)]) if cache_dir is not None else ""
+        self._steps_hash = _hash([FORMAT, __version__, *map(describe, transforms)]) if cache_dir is not None else ""
         self._files: dict[int, Path] = {}
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # one at a time is what there is a use for
