@@ -272,6 +272,17 @@ def test_a_bundle_of_a_newer_format_is_refused_by_name(bundle, exported, command
     assert "format 99" in message and "Update CytoDL" in message
 
 
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [("image,mask\na.tif,b.tif\n", ["'raw'", "image, mask", "--column"]), ("raw\n", ["no path", "'raw'"])],
+)
+def test_a_table_without_images_predicts_nothing(table, named, bundle, command, tmp_path):
+    (tmp_path / "table.csv").write_text(table)
+    code, message, left = command("predict", bundle, "--manifest", tmp_path / "table.csv")
+    assert (code, left) == (2, [])
+    assert message.startswith("ManifestError: ") and all(name in message for name in ["table.csv", *named]), message
+
+
 def test_an_image_that_cannot_be_read_is_a_failed_row_and_the_others_are_predicted(bundle, exported, command, tmp_path):
     (tmp_path / "text.tif").write_text("not an image")
     code, message, left = command("predict", bundle, tmp_path / "text.tif", exported[1], "--output", "out")

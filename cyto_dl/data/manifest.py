@@ -114,12 +114,16 @@ def read_column(path: str | PathLike[str], column: str) -> list[str]:
     Raises:
         ManifestError: The manifest cannot be read, or has no such column, or no value in it.
     """
-    problems: list[str] = []
-    columns = {column: column}
-    tables = [table for table in read_tables(path, None) if _present_columns(table, columns, columns, problems)]
+    tables = read_tables(path, None)
+    for table in tables:
+        if column not in table.cells:
+            there = ", ".join(map(str, table.cells.columns)) or "none"
+            raise ManifestError(
+                f"{path}: {table.name} has no column '{column}'; the columns are {there}. Choose one with --column."
+            )
     values = [str(value) for table in tables for value in table.cells[column] if not _is_empty(value)]
-    if problems or not values:
-        raise ManifestError(f"{path}: {' '.join(problems) or f'there is no path in the column {column!r}.'}")
+    if not values:
+        raise ManifestError(f"{path}: there is no path in the column '{column}'.")
     return [absolute_path(value, manifest_folder(path)) for value in values]
 
 
