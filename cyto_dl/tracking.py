@@ -40,7 +40,8 @@ class MLflowLogger(MLFlowLogger):
         tags: Words to find the run by, or a mapping.
 
     Raises:
-        StorageError: The server does not answer, after retries.
+        StorageError: The server does not answer, after retries; also later, from any method. A training that ends so
+            goes on when it is started again.
     """
 
     def __init__(
@@ -82,18 +83,26 @@ class MLflowLogger(MLFlowLogger):
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
         """Log parameters that the run does not have yet: MLflow refuses to change one, as a resumed run might."""
-        logged = self.experiment.get_run(self.run_id).data.params
         names = {name: name.replace("[", ".").replace("]", "") for name in params}
-        super().log_hyperparams({names[name]: value for name, value in params.items() if names[name] not in logged})
         config = self.output_dir / "config.yaml"
-        if config.is_file():
-            self.experiment.log_artifact(self.run_id, str(config))
+        with _as_storage_error(str(self._tracking_uri)):
+            logged = self.experiment.get_run(self.run_id).data.params
+            super().log_hyperparams({names[name]: value for name, value in params.items() if names[name] not in logged})
+            if config.is_file():
+                self.experiment.log_artifact(self.run_id, str(config))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log numbers of one step."""
+        with _as_storage_error(str(self._tracking_uri)):
+            super().log_metrics(metrics, step)
 
     @rank_zero_only
     def log_previews(self, paths: Sequence[Path], epoch: int) -> None:
         """Upload preview images of one epoch."""
-        for path in paths:
-            self.experiment.log_artifact(self.run_id, str(path), f"previews/epoch_{epoch:03d}")
+        with _as_storage_error(str(self._tracking_uri)):
+            for path in paths:
+                self.experiment.log_artifact(self.run_id, str(path), f"previews/epoch_{epoch:03d}")
 
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
         """Checkpoints are uploaded once, when the training ends (`finalize`)."""
@@ -101,10 +110,11 @@ class MLflowLogger(MLFlowLogger):
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
         """Upload the best and the last checkpoint and end the run, unless an orchestrator owns it."""
-        for path in sorted((self.output_dir / "checkpoints").glob("*.ckpt")):
-            self.experiment.log_artifact(self.run_id, str(path), "checkpoints")
-        if not self.injected:
-            super().finalize(status)
+        with _as_storage_error(str(self._tracking_uri)):
+            for path in sorted((self.output_dir / "checkpoints").glob("*.ckpt")):
+                self.experiment.log_artifact(self.run_id, str(path), "checkpoints")
+            if not self.injected:
+                super().finalize(status)
 
 
 def log_evaluation(run_dir: str | Path, metrics: Mapping[str, float], files: Sequence[str | Path]) -> None:

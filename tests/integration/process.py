@@ -43,10 +43,10 @@ def started(
         try:
             yield process
         finally:
-            kill(process)
+            _kill(process)
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     """End a server and the processes that it started, as a power cut does."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)

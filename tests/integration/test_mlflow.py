@@ -1,16 +1,19 @@
 """A real MLflow server receives everything of a training over HTTP, and one training stays one run."""
 
+import os
 import signal
 import sys
 from contextlib import contextmanager
 
 import pytest
+from lightning import Callback
 from mlflow.tracking import MlflowClient
 
 from cyto_dl.bundle.provenance import git_commit
 from cyto_dl.config import compose_experiment
+from cyto_dl.errors import StorageError
 from cyto_dl.train import train
-from tests.integration.process import ROOT, kill, run, started, wait_for
+from tests.integration.process import ROOT, run, started, wait_for
 from tests.serving.process import free_ports
 from tests.test_train import overrides_for
 
@@ -19,22 +22,22 @@ TRAIN = [sys.executable, str(ROOT / "cyto_dl" / "train.py")]
 
 
 @contextmanager
-def mlflow_server(folder):
-    """Yields the address and the process of a server that keeps its runs in sqlite and its artifacts in a folder."""
-    (port,), log = free_ports(1), folder / "mlflow.log"
+def mlflow_server(folder, port):
+    """The process of a server that keeps its runs in sqlite and its artifacts in a folder."""
+    log = folder / "mlflow.log"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--serve-artifacts", "--artifacts-destination", str(folder / "artifacts")]
     with started(command, log=log, values={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}) as process:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(f"{address}/health", process, log=log, is_up=lambda status: status == 200)
-        yield address, process
+        wait_for(f"http://127.0.0.1:{port}/health", process, log=log, is_up=lambda status: status == 200)
+        yield process
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as (address, _):
-        yield address
+    (port,) = free_ports(1)
+    with mlflow_server(tmp_path_factory.mktemp("mlflow"), port):
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture
@@ -117,15 +120,37 @@ def test_an_injected_run_is_used_and_left_running(client, manifest_folder, tmp_p
     assert "checkpoints/best.ckpt" in artifacts(client, owned)
 
 
-def test_a_server_that_has_died_is_one_message_at_the_start(manifest_folder, tmp_path):
-    folder, output_dir = manifest_folder(), tmp_path / "run"
-    with mlflow_server(tmp_path) as (address, process):
-        kill(process)
-        ended = run(
-            [*TRAIN, *overrides(folder), f"hydra.run.dir={output_dir}"], values={"MLFLOW_TRACKING_URI": address}
-        )
+class KillServerAtStep(Callback):
+    """Ends an MLflow server with all its processes before the given optimizer step."""
+
+    def __init__(self, pid, step):
+        self.pid, self.step = pid, step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+def test_a_server_that_dies_is_one_message_and_the_run_goes_on_when_it_is_back(manifest_folder, tmp_path, monkeypatch):
+    (port,), folder, output_dir = free_ports(1), manifest_folder(), tmp_path / "run"
+    address, extra = f"http://127.0.0.1:{port}", ["experiment_name=outage", "trainer.max_epochs=2"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with mlflow_server(tmp_path, port) as process:
+        kill = f"+callbacks.kill={{_target_: {__name__}.KillServerAtStep, pid: {process.pid}, step: 3}}"
+        with pytest.raises(StorageError, match=f"MLflow at {address} cannot be used"):
+            train_here(folder, output_dir, *extra, kill)
+
+    command = [*TRAIN, *overrides(folder, *extra), f"hydra.run.dir={output_dir}"]
+    ended = run(command, values={"MLFLOW_TRACKING_URI": address})
     assert ended.returncode == 3, ended.stderr
     assert f"StorageError: MLflow at {address} cannot be used" in ended.stderr
     assert "logger=csv" in ended.stderr
     assert "Traceback" not in ended.stdout + ended.stderr
-    assert not list(output_dir.glob("checkpoints/*"))
+
+    with mlflow_server(tmp_path, port):
+        train_here(folder, output_dir, *extra)
+        client = MlflowClient(address)
+        found = only_run(client, "outage")
+        assert found.info.status == "FINISHED"
+        assert "test/seg/dice" in found.data.metrics
+        assert len(client.get_metric_history(found.info.run_id, "valid/seg/dice")) == 2
