@@ -73,6 +73,8 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     model = instantiate(config["model"], "model")
     if config["train"] and isinstance(datamodule, DataframeDatamodule):
         datamodule.setup("fit")  # wrong data leaves neither files nor a run in MLflow
+        if config["test"]:
+            datamodule.setup("test")  # nor a training whose test images turn out to be damaged at its end
     _write_config(config, output_dir)
     loggers = [instantiate(node, f"logger.{name}") for name, node in (config.get("logger") or {}).items()]
     trainer = build_trainer(config, loggers)

@@ -182,6 +182,14 @@ def test_a_wrong_experiment_says_which_key_before_the_first_step(manifest_folder
     assert not list(tmp_path.glob("run/checkpoints/*"))
 
 
+def test_a_damaged_test_image_is_found_before_the_training(manifest_folder, tmp_path):
+    folder = manifest_folder()
+    (folder / "raw_3.tif").write_bytes(b"no image")
+    with pytest.raises(ManifestError, match=r"raw_3\.tif"):
+        run(folder, tmp_path / "run")
+    assert not list(tmp_path.glob("run/*"))
+
+
 @pytest.mark.parametrize("debug", ["default", "fdr", "limit", "overfit"])
 def test_a_debug_run_trains_and_tests_without_checkpoints(debug, tmp_path, manifest_folder):
     usual = [each for each in overrides_for(manifest_folder(2)) if not each.startswith("~callbacks")]
