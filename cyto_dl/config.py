@@ -34,6 +34,7 @@ def launch(task: Callable[[dict[str, Any]], Any], config_name: str) -> None:
     from hydra.errors import HydraException
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     def run(config: DictConfig) -> Any:
         from hydra.core.hydra_config import HydraConfig
@@ -51,7 +52,7 @@ def launch(task: Callable[[dict[str, Any]], Any], config_name: str) -> None:
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(run)()
     except CytoDLError as error:
         exit_with(error)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         exit_with(_config_error(error))
 
 
@@ -77,12 +78,13 @@ def compose_experiment(
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     folder = f"'{Path(output_dir).resolve()}'"  # quoted for hydra's grammar: a path may hold "=" or spaces
     try:
         with initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3"):
             return plain(compose(config_name, overrides=[*overrides, f"paths.output_dir={folder}"]))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise _config_error(error) from error
 
 
@@ -228,7 +230,10 @@ def _config_error(error: Exception) -> ConfigError:
     from hydra.errors import MissingConfigException
     from omegaconf import DictConfig
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+    from yaml import YAMLError
 
+    if isinstance(error, YAMLError):  # names the file, the line and the column
+        return ConfigError(f"a configuration is not YAML: {' '.join(str(error).split())}.")
     cause = error.__cause__
     if isinstance(error, MissingConfigException) and (name := error.missing_cfg_file):
         group, _, choice = name.partition("/")

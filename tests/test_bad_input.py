@@ -185,6 +185,15 @@ def test_training_refuses_a_wrong_override(override, images, command):
     assert not any("checkpoints" in path for path in left)
 
 
+def test_an_experiment_of_ones_own_that_is_not_yaml_is_named_with_its_line(command, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ndata: {path: ???}\n")
+    code, message, left = command("train", "--config-dir", tmp_path, "experiment=mine")
+    assert (code, left) == (2, [])
+    assert message.startswith("ConfigError: ") and "mine.yaml" in message and "line 2" in message, message
+    assert one_error(message) and "Traceback" not in message
+
+
 def test_an_image_with_three_colours_for_one_channel_is_named(images, command):
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(images / "raw_1.png")
     edit_manifest(images, lambda table: table.assign(raw=table["raw"].replace("raw_1.tif", "raw_1.png")))
