@@ -141,7 +141,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_weights_of_an_unin
 
 def test_a_run_folder_of_another_experiment_is_not_continued_by_mistake(manifest_folder, tmp_path):
     folder = manifest_folder()
-    run(folder, tmp_path / "run", "test=false")
+    run(folder, tmp_path / "run", "test=false", "model.optimizer.generator.lr=0.001")
     before = (tmp_path / "run" / "config.yaml").read_text()
 
     with pytest.raises(ConfigError, match=r"model\.optimizer\.generator\.lr: 0\.001 there, 0\.5 now"):
