@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from cyto_dl import __version__
 from cyto_dl.config import exit_with
-from cyto_dl.errors import ConfigError, CytoDLError, ImageError
+from cyto_dl.errors import ConfigError, CytoDLError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,15 +90,15 @@ def _predict(options: argparse.Namespace) -> None:
     if bool(options.images) == bool(options.manifest):
         raise ConfigError("give image files or --manifest, one of the two: cyto-dl predict BUNDLE image.tif ...")
     from cyto_dl.bundle import load_bundle
-    from cyto_dl.inference import predict_images
+    from cyto_dl.inference.batch import check_all_predicted, predict_images
 
     predictor = load_bundle(options.bundle, allow=tuple(options.allow_target), device=options.device)
     paths = options.images or _column(options.manifest, options.column or predictor.input.name)
     table = predict_images(predictor, paths, options.output)
-    failed = table[table["status"] != "ok"]
-    print(f"{len(table) - len(failed)} of {len(table)} images predicted into {options.output}/ (predictions.csv)")
-    if len(failed):
-        raise ImageError(f"{len(failed)} images failed, the first: {failed['error'].iloc[0]}")
+    print(
+        f"{(table['status'] == 'ok').sum()} of {len(table)} images predicted into {options.output}/ (predictions.csv)"
+    )
+    check_all_predicted(table)
 
 
 def _column(manifest: str, column: str) -> list[str]:

@@ -169,7 +169,9 @@ def check_experiment(config: Mapping[str, Any]) -> None:
         if key in model and not (model[key] or {}).get("generator"):
             problems.append(f"model.{key}.generator: required, e.g. {{_target_: ..., _partial_: true}}")
     for name, task in (model.get("task_heads") or {}).items():
-        problems += [f"model.task_heads.{name}.{part}: required" for part in ("head", "loss") if not task.get(part)]
+        problems += [
+            f"model.task_heads.{name}.{part}: required" for part in ("head", "loss") if not (task or {}).get(part)
+        ]
         if name not in config["data"].get("columns", {name: None}):
             problems.append(f"data.columns: no column is named for the head '{name}', e.g. {{{name}: my_column}}")
     if problems:

@@ -12,6 +12,7 @@ if __package__ in (None, ""):  # started as a script: find the package beside th
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,8 +56,7 @@ def evaluate_checkpoint(
     predictor, _, experiment = predictor_from_checkpoint(checkpoint, config=config, device=_device(config))
     evaluation = evaluate(predictor, experiment, manifest=manifest or experiment["data"]["path"], split=split)
     folder = Path(output_dir)
-    with atomic_path(folder / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(evaluation.summary, indent=2))
+    write_metrics(evaluation.summary, folder / "metrics.json")
     with atomic_path(folder / "images.csv") as temporary:
         evaluation.images.to_csv(temporary, index=False)
     report = write_report(evaluation, folder / "report.html")
@@ -64,6 +64,14 @@ def evaluate_checkpoint(
     log_evaluation(run_dir, evaluation.summary, [report, folder / "images.csv"])
     logger.info("evaluated %d images: %s", len(evaluation.images), report)
     return evaluation.summary
+
+
+def write_metrics(metrics: Mapping[str, float], path: str | Path) -> dict[str, float]:
+    """Write metrics as JSON; returns what was written. A value that is not finite is left out: JSON has none."""
+    finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(finite, indent=2))
+    return finite
 
 
 def predict_checkpoint(

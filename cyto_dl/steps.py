@@ -8,11 +8,10 @@ A step's metrics are returned, and written as JSON too: KFP's cache takes only a
 
 import json
 import logging
-import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +91,7 @@ def train_step(
         num_channels: Sets the experiment's `raw_im_channels`; 0 leaves it.
     """
     _quiet_libraries()
+    from cyto_dl.eval import write_metrics
     from cyto_dl.train import train_experiment
 
     described = [f"source_col={_quoted(source_col)}", f"spatial_dims={int(spatial_dims)}", "test=false"]
@@ -106,7 +106,7 @@ def train_step(
     with tempfile.TemporaryDirectory(prefix="cyto-dl-cache-") as cache_dir:
         described.append(f"paths.cache_dir={_quoted(cache_dir)}")
         metrics = train_experiment(experiment, [*described, *overrides], manifest=manifest, output_dir=model_dir)
-    return _write_metrics(metrics, metrics_path)
+    return write_metrics(metrics, metrics_path)
 
 
 def evaluate_step(
@@ -117,14 +117,14 @@ def evaluate_step(
     Both also go to the MLflow run of the training, if it had one.
     """
     _quiet_libraries()
-    from cyto_dl.eval import evaluate_checkpoint
+    from cyto_dl.eval import evaluate_checkpoint, write_metrics
 
     manifest = Path(dataset_dir) / MANIFEST
     with tempfile.TemporaryDirectory(prefix="cyto-dl-evaluation-") as folder:
         metrics = evaluate_checkpoint(model_dir, output_dir=folder, split=split, manifest=manifest)
         with atomic_path(report_path) as temporary:
             shutil.copyfile(Path(folder) / "report.html", temporary)
-    return _write_metrics(metrics, metrics_path)
+    return write_metrics(metrics, metrics_path)
 
 
 def export_step(dataset_dir: str, model_dir: str, metrics_path: str, bundle_dir: str) -> dict[str, str]:
@@ -160,11 +160,3 @@ def _three_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
 def _quoted(value: str) -> str:
     """A value for hydra's grammar, in which a bare space, comma or bracket means something."""
     return "'" + value.replace("'", "\\'") + "'"
-
-
-def _write_metrics(metrics: Mapping[str, float], path: str) -> dict[str, float]:
-    """Write metrics as JSON. A value that is not finite is left out: JSON has no NaN."""
-    finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(finite, indent=2))
-    return finite

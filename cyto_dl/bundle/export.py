@@ -24,7 +24,7 @@ from cyto_dl.bundle.targets import foreign_targets
 from cyto_dl.data.image import Image, read_image
 from cyto_dl.data.manifest import read_manifest
 from cyto_dl.data.transforms import as_meta_tensor
-from cyto_dl.errors import BundleError, ConfigError
+from cyto_dl.errors import BundleError, ConfigError, ManifestError
 from cyto_dl.inference.geometry import check_geometry
 from cyto_dl.inference.predictor import Predictor
 from cyto_dl.storage import atomic_path, is_remote
@@ -115,7 +115,10 @@ def _first_image(predictor: Predictor, config: Mapping[str, Any]) -> str:
     if not isinstance(data.get("path"), str) or key not in data.get("columns", {}):
         raise ConfigError("the experiment has no manifest to take a sample image from. Give one: sample=IMAGE.")
     source_column = {key: data["columns"][key]}
-    rows = read_manifest(data["path"], columns=source_column, split_column=data.get("split_column"))
+    try:
+        rows = read_manifest(data["path"], columns=source_column, split_column=data.get("split_column"))
+    except ManifestError as error:  # the run was made elsewhere, say
+        raise ConfigError(f"{error}\nOr give an image for the bundle's sample: --sample IMAGE.") from error
     return str(next(rows[split][0][key] for split in _SAMPLE_SPLITS if rows.get(split)))
 
 

@@ -1,9 +1,9 @@
 """Pictures of what a model sees and predicts, saved after every validation.
 
-    <output_dir>/valid/epoch_003/<image>_raw.png          the source
-                                 <image>_seg_target.png   the target of task seg
-                                 <image>_seg.png          its prediction
-                                 ..., each also as .ome.tif with the pixel size
+<output_dir>/valid/epoch_003/<image>_raw.png          the source
+                             <image>_seg_target.png   the target of task seg
+                             <image>_seg.png          its prediction
+                             ..., each also as .ome.tif with the pixel size
 """
 
 import colorsys

@@ -183,7 +183,7 @@ def _judge(predictor: Predictor, config: Mapping[str, Any], split: str) -> _Judg
         wanted = tasks[head].get("metrics")
         metrics[head] = (
             {name: instantiate(node, f"model.task_heads.{head}.metrics.{name}") for name, node in wanted.items()}
-            if wanted
+            if wanted is not None
             else default_metrics(output["kind"], output["activation"])
         )
     return _Judge(predictor, for_targets([*staged.load, *staged.preprocess], key), metrics)
