@@ -87,6 +87,8 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         with _as_config_error():
             trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if checkpoint and not metrics:
+            logger.info("this run is complete: raise trainer.max_epochs to train on, or choose another run_name")
     if config["test"] and config["train"] and _writes_no_checkpoint(trainer):
         metrics |= _test_as_it_is(trainer, model, datamodule)
     elif config["test"] and trainer.is_global_zero:
