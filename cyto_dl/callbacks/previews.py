@@ -47,7 +47,7 @@ class ImagePreviews(lightning.Callback):
         self.every_n_epochs = every_n_epochs
         self.num_images = num_images
         self._stems: list[str] = []
-        self._pngs: list[Path] = []
+        self._files: list[Path] = []
 
     def on_validation_batch_end(
         self,
@@ -71,15 +71,15 @@ class ImagePreviews(lightning.Callback):
             for name, array, is_label in _draw(pl_module, outputs["prediction"], batch, index):
                 path = folder / f"{stem}_{name}"
                 write_image(f"{path}.ome.tif", array, spacing_um=_spacing(spacings_um[index], shape, array.shape[1:]))
-                self._pngs.append(_write_png(Path(f"{path}.png"), array, is_label=is_label))
+                self._files += [Path(f"{path}.ome.tif"), _write_png(Path(f"{path}.png"), array, is_label=is_label)]
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Hand the pictures to the loggers that take them."""
-        if self._pngs:
+        if self._files:
             for logger in trainer.loggers:
                 if hasattr(logger, "log_previews"):
-                    logger.log_previews(self._pngs, trainer.current_epoch)
-        self._stems, self._pngs = [], []
+                    logger.log_previews(self._files, trainer.current_epoch)
+        self._stems, self._files = [], []
 
     def _is_due(self, trainer: lightning.Trainer) -> bool:
         return (

@@ -83,7 +83,7 @@ def test_a_training_leaves_everything_in_the_server(client, manifest_folder, tmp
         assert stored[name] == (output_dir / name).stat().st_size, name
     for name in ("report.html", "images.csv"):
         assert stored[f"evaluation/{name}"] == (output_dir / "test" / name).stat().st_size, name
-    previews = {path.name for path in (output_dir / "previews").rglob("*.png")}
+    previews = {path.name for path in (output_dir / "previews").rglob("*") if path.is_file()}
     assert previews
     assert {path.rpartition("/")[2] for path in stored if path.startswith("previews/")} == previews
     requirements = client.download_artifacts(found.info.run_id, "requirements.txt", str(tmp_path))
