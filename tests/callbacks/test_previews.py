@@ -138,7 +138,8 @@ def test_previews_are_saved_every_n_epochs_and_logged(tmp_path, make_model, load
     assert sorted(path.name for path in (tmp_path / "valid").iterdir()) == ["epoch_000", "epoch_002"]
     assert [epoch for epoch, _ in logger.previews] == [0, 2]
     folder = tmp_path / "valid" / "epoch_002"
-    assert logger.previews[1][1] == [folder / f"cell_{name}{suffix}" for name in NAMES for suffix in (".ome.tif", ".png")]
+    files = [folder / f"cell_{name}{suffix}" for name in NAMES for suffix in (".ome.tif", ".png")]
+    assert logger.previews[1][1] == files
 
 
 def test_the_sanity_check_and_other_validations_save_nothing(tmp_path, make_model, loader, make_trainer):
