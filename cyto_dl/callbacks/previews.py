@@ -6,7 +6,6 @@
                              ..., each also as .ome.tif with the pixel size
 """
 
-import colorsys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,10 @@ from torch import Tensor
 
 from cyto_dl.data.image import write_image
 from cyto_dl.errors import ConfigError
+from cyto_dl.inference.picture import coloured_labels, grey, plane
 from cyto_dl.model.multitask import MultiTaskIm2Im
-from cyto_dl.model.utils.postprocessing import WHITE, gives_labels, rescale
+from cyto_dl.model.utils.postprocessing import WHITE, gives_labels
 from cyto_dl.storage import atomic_path
-
-NUM_COLOURS = 255
-# Hues a golden ratio apart: labels that follow each other look different, however many there are.
-COLOURS = np.array([colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.65, 1.0) for number in range(NUM_COLOURS)])
 
 
 class ImagePreviews(lightning.Callback):
@@ -134,22 +130,14 @@ def _spacing(
 
 
 def _write_png(path: Path, array: np.ndarray, *, is_label: bool) -> Path:
-    plane_CYX = array[:, array.shape[1] // 2] if array.ndim == 4 else array
+    shown_CYX = plane(array)
     if is_label:
-        pixels = _colour(plane_CYX[0])
-    elif plane_CYX.dtype == np.uint8 and len(plane_CYX) == 3:
-        pixels = np.moveaxis(plane_CYX, 0, -1)
+        picture = coloured_labels(shown_CYX)
     else:
-        pixels = plane_CYX[0] if plane_CYX.dtype == np.uint8 else rescale(plane_CYX[0]).numpy()
+        window = (0, WHITE) if array.dtype == np.uint8 else (float(shown_CYX.min()), float(shown_CYX.max()))
+        picture = grey(shown_CYX, window)
+    if (picture == picture[..., :1]).all():
+        picture = np.ascontiguousarray(picture[..., 0])  # grey needs one channel
     with atomic_path(path) as temporary:
-        Image.fromarray(np.ascontiguousarray(pixels)).save(temporary)
+        Image.fromarray(picture).save(temporary)
     return path
-
-
-def _colour(labels_YX: np.ndarray) -> np.ndarray:
-    """Labels as RGB on black; a mask (no label above 1) in white."""
-    if labels_YX.max(initial=0) <= 1:
-        return (labels_YX.astype(bool) * WHITE).astype(np.uint8)
-    colours = (COLOURS * WHITE).round().astype(np.uint8)
-    numbers = labels_YX.astype(np.int64)
-    return np.where(numbers[..., None] > 0, colours[(numbers - 1) % NUM_COLOURS], 0).astype(np.uint8)
