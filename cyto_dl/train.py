@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_STOPPED_BY_CTRL_C = 130  # 128 + SIGINT, as shells count
+
 # A resumed run may change these: they decide how fast it goes and how long, not what it learns.
 _FREE_ON_RESUME = (
     "data.path",
@@ -84,8 +86,12 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     if config["train"]:
         logger.info("training in %s%s", output_dir, f", going on from {checkpoint}" if checkpoint else "")
-        with _as_config_error():
-            trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        try:
+            with _as_config_error():
+                trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as end:  # how Lightning ends after Ctrl-C
+            logger.warning("stopped; the same command goes on from the last checkpoint")
+            raise SystemExit(_STOPPED_BY_CTRL_C) from end
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if checkpoint and not metrics:
             logger.info("this run is complete: raise trainer.max_epochs to train on, or choose another run_name")

@@ -139,6 +139,24 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_weights_of_an_unin
     assert_same_weights(weights(output_dir), weights(tmp_path / "uninterrupted"))
 
 
+class PressCtrlC(Callback):
+    """Stands for a user who stops the training."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_ends_the_training_with_the_code_that_shells_expect(manifest_folder, tmp_path, caplog):
+    handler = signal.getsignal(signal.SIGINT)  # Lightning switches it off while it shuts down
+    try:
+        with pytest.raises(SystemExit) as end:
+            run(manifest_folder(), tmp_path / "run", "+callbacks.stop={_target_: tests.test_train.PressCtrlC}")
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert end.value.code == 130
+    assert "the same command goes on" in caplog.text
+
+
 def test_a_run_folder_of_another_experiment_is_not_continued_by_mistake(manifest_folder, tmp_path):
     folder = manifest_folder()
     run(folder, tmp_path / "run", "test=false", "model.optimizer.generator.lr=0.001")
