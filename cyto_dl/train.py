@@ -23,7 +23,7 @@ from cyto_dl.errors import ConfigError, list_problems
 from cyto_dl.storage import atomic_path
 
 if TYPE_CHECKING:
-    from lightning import LightningModule, Trainer
+    from lightning import LightningDataModule, LightningModule, Trainer
     from lightning.pytorch.loggers import Logger
 
     from cyto_dl.data import DataframeDatamodule
@@ -86,15 +86,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     if config["train"]:
         logger.info("training in %s%s", output_dir, f", going on from {checkpoint}" if checkpoint else "")
-        try:
-            with _as_config_error():
-                trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-        except SystemExit as end:  # how Lightning ends after Ctrl-C
-            logger.warning("stopped; the same command goes on from the last checkpoint")
-            raise SystemExit(_STOPPED_BY_CTRL_C) from end
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if checkpoint and not metrics:
-            logger.info("this run is complete: raise trainer.max_epochs to train on, or choose another run_name")
+        metrics = _fit(trainer, model, datamodule, checkpoint)
     if config["test"] and config["train"] and _writes_no_checkpoint(trainer):
         metrics |= _test_as_it_is(trainer, model, datamodule)
     elif config["test"] and trainer.is_global_zero:
@@ -133,6 +125,21 @@ def build_trainer(config: Mapping[str, Any], loggers: "Sequence[Logger]") -> "Tr
         enable_checkpointing=any("ModelCheckpoint" in type(callback).__name__ for callback in callbacks),
     )
     return trainer
+
+
+def _fit(
+    trainer: "Trainer", model: "LightningModule", datamodule: "LightningDataModule", checkpoint: str | None
+) -> dict[str, float]:
+    try:
+        with _as_config_error():
+            trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as end:  # how Lightning ends after Ctrl-C
+        logger.warning("stopped; the same command goes on from the last checkpoint")
+        raise SystemExit(_STOPPED_BY_CTRL_C) from end
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if checkpoint and not metrics:
+        logger.info("this run is complete: raise trainer.max_epochs to train on, or choose another run_name")
+    return metrics
 
 
 def _prepare_process(config: Mapping[str, Any]) -> None:
