@@ -17,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-18s %s\n", $$1, $$2}'
 
-demo: .venv/installed  ## Real images -> training -> report and bundle -> server -> a prediction over HTTP (about 5 minutes)
+demo: .venv/installed  ## Real images -> training -> report and bundle -> server -> a prediction over HTTP (three to four minutes)
 	$(BIN)/python examples/nuclei/demo.py
 
 test: .venv/installed  ## Run the tests that need no server, browser or container
