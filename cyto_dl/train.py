@@ -111,6 +111,8 @@ def train_experiment(
 
 def build_trainer(config: Mapping[str, Any], loggers: "Sequence[Logger]") -> "Trainer":
     """Lightning's Trainer with the configured callbacks, and those that make a run resumable."""
+    from lightning.pytorch.callbacks import Checkpoint
+
     from cyto_dl.callbacks import AtomicCheckpointIO, CheckMonitors, EmbedConfig, RandomStates
 
     chosen = {name: node for name, node in (config.get("callbacks") or {}).items() if node}
@@ -122,7 +124,7 @@ def build_trainer(config: Mapping[str, Any], loggers: "Sequence[Logger]") -> "Tr
         callbacks=callbacks,
         logger=list(loggers) or False,
         plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=any("ModelCheckpoint" in type(callback).__name__ for callback in callbacks),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
     return trainer
 
