@@ -1,0 +1,1 @@
+from .robust import CharbonnierLoss as CharbonnierLoss
