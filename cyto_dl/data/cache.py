@@ -66,9 +66,9 @@ class CachedDataset(PersistentDataset):
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # one at a time is what there is a use for
         return self._cachecheck(self.data[index])
 
-    def path(self, index: int) -> str:
-        """The path of a row's source, or where the row stands if it is an array."""
-        return _source_path(self.data[index], self.source_key)
+    def name(self, index: int, key: str) -> str:
+        """What messages call an image of a row: its path, or where the row stands if it is an array."""
+        return _name(self.data[index], key)
 
     def _cachecheck(self, item_transformed: Row) -> Sample:
         """PersistentDataset's hook: the sample of a row, from the cache or computed and kept."""
@@ -81,7 +81,7 @@ class CachedDataset(PersistentDataset):
         return _load(file) or self._pre_transform(item_transformed)
 
     def _pre_transform(self, item_transformed: Row) -> Sample:
-        path = _source_path(item_transformed, self.source_key)
+        path = _name(item_transformed, self.source_key)
         item = run_transforms(self.steps, dict(item_transformed), path=path)
         source = item[self.source_key]
         known = isinstance(source, MetaTensor) and source.meta.get("spacing_um") is not None
@@ -110,9 +110,9 @@ def _plain_tensor(value: Any) -> torch.Tensor | None:
     return value.as_tensor() if isinstance(value, MetaTensor) else value
 
 
-def _source_path(row: Row, source_key: str) -> str:
-    source = row[source_key]
-    return str(source) if isinstance(source, str | os.PathLike) else row[ROW]
+def _name(row: Row, key: str) -> str:
+    value = row[key]
+    return str(value) if isinstance(value, str | os.PathLike) else row[ROW]
 
 
 def _identity(value: Any) -> Any:

@@ -27,7 +27,7 @@ from cyto_dl.data.check import (
 from cyto_dl.data.dry_run import check_without_targets
 from cyto_dl.data.loader import ImageLoader, PatchSampler, ResumableLoader, RowSampler
 from cyto_dl.data.manifest import SPLITS, InMemory, Row, Rows, collect_rows, read_manifest
-from cyto_dl.data.patches import Item, PatchDataset, WholeImages
+from cyto_dl.data.patches import Encoder, Item, PatchDataset, WholeImages
 from cyto_dl.data.stages import Stages, for_source, readers, stages
 from cyto_dl.data.transforms import ReadImaged
 from cyto_dl.errors import ConfigError, ManifestError, list_problems
@@ -93,6 +93,7 @@ class DataframeDatamodule(LightningDataModule):
         self.seed = seed
         self.batch_size = batch_size
         self.loader_kwargs = loader_kwargs
+        self.encoders: dict[str, Encoder] = {}  # by target; the model that trains sets those of its heads
         self._rows: Rows | None = None
         self._checked: set[str | None] = set()  # stages whose images need no second look at their headers
         self._keeps_size = False  # whether preprocessing is known to leave the images' size as it is in the files
@@ -147,6 +148,7 @@ class DataframeDatamodule(LightningDataModule):
         dataset = PatchDataset(
             self._samples("train"),
             augment=self.stages["train"].augment,
+            encoders=self.encoders,
             patch_shape=self.patch_shape,
             patches_per_image=self.patches_per_image,
             foreground_key=self.foreground_key,

@@ -1,11 +1,11 @@
 """Random training patches, each of which is a pure function of (seed, epoch, row, patch number).
 
-(epoch, row, patch) -> sample -> one random box in all its tensors -> augment -> item of a batch
+(epoch, row, patch) -> sample -> one random box in all its tensors -> augment -> encode -> item of a batch
 """
 
 import contextlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from cyto_dl.errors import ConfigError, ImageError
 
 Item = dict[str, Any]
 Index = tuple[int, int, int]
+Encoder = Callable[[torch.Tensor, tuple[float, ...] | None], torch.Tensor]  # target C(Z)YX, pixel size -> C'(Z)YX
 
 # Foreground is looked for at this many random voxels before the whole image is searched: where at least 1 % is
 # foreground, the search is needed in less than one of 10^4 patches, and a patch costs no pass over the volume.
@@ -45,6 +46,7 @@ class PatchDataset(Dataset[Item | list[Item]]):
     Args:
         samples: The images.
         augment: Random transforms, applied to each patch.
+        encoders: What makes of an augmented target, and its pixel size in µm, the one that a network learns.
         patch_shape: (Z)YX; None for whole images.
         patches_per_image: How many patches an epoch takes of each image.
         foreground_key: The key whose non-zero voxels are the foreground.
@@ -57,6 +59,7 @@ class PatchDataset(Dataset[Item | list[Item]]):
         samples: CachedDataset,
         *,
         augment: Sequence[Transform] = (),
+        encoders: Mapping[str, Encoder] | None = None,
         patch_shape: Sequence[int] | None = None,
         patches_per_image: int = 1,
         foreground_key: str | None = None,
@@ -65,6 +68,7 @@ class PatchDataset(Dataset[Item | list[Item]]):
     ) -> None:
         self.samples = samples
         self.augment = tuple(augment)
+        self.encoders = dict(encoders or {})
         self.patch_shape = None if patch_shape is None else tuple(patch_shape)
         self.patches_per_image = patches_per_image
         self.foreground_key = foreground_key
@@ -85,8 +89,21 @@ class PatchDataset(Dataset[Item | list[Item]]):
         with seeded(self.augment, int(generator.integers(2**32))):
             augmented = run_transforms(self.augment, dict(sample.tensors), path=sample.path)
         if isinstance(augmented, list):  # a transform that makes several samples of one
-            return [as_item(sample._replace(tensors=plain_tensors(one))) for one in augmented]
-        return as_item(sample._replace(tensors=plain_tensors(augmented)))
+            return [self._encoded(sample._replace(tensors=plain_tensors(one)), index[1]) for one in augmented]
+        return self._encoded(sample._replace(tensors=plain_tensors(augmented)), index[1])
+
+    def _encoded(self, sample: Sample, row: int) -> Item:
+        """The item of a batch, with what the encoders make of its targets."""
+        tensors = dict(sample.tensors)
+        for key, encode in self.encoders.items():
+            if key not in tensors:
+                continue
+            try:
+                tensors[key] = encode(tensors[key], sample.spacing_um)
+            except ValueError as error:
+                name = self.samples.name(row, key)
+                raise ImageError(f"{name}: the target '{key}' cannot be encoded for its head: {error}") from error
+        return as_item(sample._replace(tensors=tensors))
 
     def _crop(self, sample: Sample, generator: np.random.Generator) -> Sample:
         shape = tuple(sample.tensors[self.samples.source_key].shape[1:])

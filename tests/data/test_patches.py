@@ -186,3 +186,26 @@ def test_a_failing_augmentation_names_the_image():
 
     with pytest.raises(ImageError, match=r"train\[1\]: the transform fail failed \(ValueError: no such thing"):
         PatchDataset(samples(), augment=[fail])[0, 1, 0]
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_targets_are_encoded_after_augmentation_and_sources_are_not(spatial_dims):
+    def positions(target, spacing_um):
+        assert spacing_um is None
+        return torch.stack([target[0], torch.arange(target.shape[-1]).expand(target.shape[1:])])
+
+    flip = RandFlipd(["raw", "seg"], prob=1.0, spatial_axis=-1)
+    dataset = PatchDataset(samples(spatial_dims), augment=[flip], encoders={"seg": positions, "other": positions})
+    item = dataset[0, 0, 0]
+    assert torch.equal(item["seg"][:1], item["raw"])
+    assert item["seg"][1].flatten()[0] == 0  # flipped before, not after
+    assert set(item) == {"raw", "seg", "path", "spacing_um"}
+    assert WholeImages(dataset.samples)[0]["seg"].shape == item["raw"].shape
+
+
+def test_a_target_that_cannot_be_encoded_names_the_image_and_the_key():
+    def refuse(target, spacing_um):
+        raise ValueError("labels are whole numbers, but 0.5 is among them")
+
+    with pytest.raises(ImageError, match=r"train\[1\]: the target 'seg' cannot be encoded .* but 0\.5 is among them"):
+        PatchDataset(samples(), encoders={"seg": refuse})[0, 1, 0]
