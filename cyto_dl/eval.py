@@ -14,11 +14,15 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 from cyto_dl.config import check_experiment, launch, print_tree
 from cyto_dl.errors import ManifestError
 from cyto_dl.storage import atomic_path
+
+if TYPE_CHECKING:
+    from cyto_dl.data.manifest import InMemory
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +33,7 @@ def evaluate_checkpoint(
     output_dir: str | Path,
     split: str = "test",
     config: Mapping[str, Any] | None = None,
-    manifest: str | Path | None = None,
+    manifest: "str | PathLike[str] | InMemory | None" = None,
 ) -> dict[str, float]:
     """Measure a checkpoint on one split, exactly as its bundle would be served.
 
@@ -40,7 +44,7 @@ def evaluate_checkpoint(
         output_dir: Receives metrics.json, images.csv (one row an image) and report.html.
         split: "test", or another split of the manifest.
         config: The resolved experiment, whose code is trusted; default: the one in the checkpoint.
-        manifest: Default: the experiment's own (data.path).
+        manifest: A table of images, or rows in memory. Default: the experiment's own (data.path).
 
     Returns:
         Mean over images of each metric, e.g. {"test/seg/dice": 0.93}.
@@ -54,7 +58,8 @@ def evaluate_checkpoint(
     from cyto_dl.tracking import log_evaluation
 
     predictor, _, experiment = predictor_from_checkpoint(checkpoint, config=config, device=_device(config))
-    evaluation = evaluate(predictor, experiment, manifest=manifest or experiment["data"]["path"], split=split)
+    images = experiment["data"]["path"] if manifest is None else manifest
+    evaluation = evaluate(predictor, experiment, manifest=images, split=split)
     folder = Path(output_dir)
     write_metrics(evaluation.summary, folder / "metrics.json")
     with atomic_path(folder / "images.csv") as temporary:

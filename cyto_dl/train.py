@@ -2,6 +2,8 @@
 
 experiment --hydra--> plain config --instantiate--> data module, model, callbacks, loggers, trainer
     --fit (or go on where a killed run stopped)--> checkpoints/best.ckpt --evaluate--> test metrics
+
+In Python: `train(compose_experiment([...], output_dir=...))`; `await train_async(...)` does not block an event loop.
 """
 
 import sys
@@ -10,7 +12,10 @@ from pathlib import Path
 if __package__ in (None, ""):  # started as a script: find the package beside this file's folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import asyncio
 import logging
+import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,11 +24,12 @@ import yaml
 
 from cyto_dl.allocator import keep_freed_memory
 from cyto_dl.config import check_experiment, compose_experiment, flatten, instantiate, launch, print_tree
-from cyto_dl.errors import ConfigError, list_problems
+from cyto_dl.errors import ConfigError
+from cyto_dl.resume import checkpoint_to_resume
 from cyto_dl.storage import atomic_path
 
 if TYPE_CHECKING:
-    from lightning import LightningDataModule, LightningModule, Trainer
+    from lightning import Callback, LightningDataModule, LightningModule, Trainer
     from lightning.pytorch.loggers import Logger
 
     from cyto_dl.data import DataframeDatamodule
@@ -31,27 +37,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _STOPPED_BY_CTRL_C = 130  # 128 + SIGINT, as shells count
-
-# A resumed run may change these: they decide how fast it goes and how long, not what it learns.
-_FREE_ON_RESUME = (
-    "data.path",
-    "data.cache_dir",
-    "data.num_workers",
-    "data.pin_memory",
-    "data.persistent_workers",
-    "data.prefetch_factor",
-    "model.lr_scheduler",  # its state comes from the checkpoint; its configuration often follows trainer.max_epochs
-)
+_ONE_AT_A_TIME = threading.Lock()  # random states, and what torch is set to, belong to the process
 
 
-def train(config: dict[str, Any]) -> dict[str, float]:
+def train(config: Mapping[str, Any], *, callbacks: "Sequence[Callback]" = ()) -> dict[str, float]:
     """Train what a resolved experiment describes, and evaluate its best checkpoint on the split `test`.
 
     The run's folder, `paths.output_dir`, receives config.yaml, checkpoints/{best,last}.ckpt, previews/ and what the
     loggers write. If it already holds the last checkpoint of the same experiment, the run goes on from there.
 
     Args:
-        config: From `cyto_dl.config.compose_experiment`, or `cyto_dl.config.plain` of a hydra configuration.
+        config: From `cyto_dl.config.compose_experiment`, or `cyto_dl.config.plain` of a hydra configuration. Its
+            config["data"]["path"] may be set to images in memory: {split: [{column: array}]}, or a list of rows or a
+            table with a column `split`. What is written and embedded in checkpoints then says how many there were.
+        callbacks: Lightning callbacks beside those that the experiment names.
 
     Returns:
         Every logged metric by name, e.g. "valid/seg/dice", "test/seg/dice".
@@ -62,24 +61,20 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         StorageError: MLflow cannot be reached.
         TrainingError: The loss is not finite.
     """
-    from cyto_dl.data import DataframeDatamodule
-
     check_experiment(config)
+    images, config = config["data"], _as_written(config)
     output_dir = Path(config["paths"]["output_dir"])
-    checkpoint = _checkpoint_to_resume(config, output_dir)
+    checkpoint = checkpoint_to_resume(config, output_dir)
     if config["extras"]["print_config"]:
         print_tree(config)
     _prepare_process(config)
 
-    datamodule = instantiate(config["data"], "data", _recursive_=False)
+    datamodule = instantiate(images, "data", _recursive_=False)
     model = instantiate(config["model"], "model")
-    if config["train"] and isinstance(datamodule, DataframeDatamodule):
-        datamodule.setup("fit")  # wrong data leaves neither files nor a run in MLflow
-        if config["test"]:
-            datamodule.setup("test")  # nor a training whose test images turn out to be damaged at its end
+    _check_data(config, datamodule)
     _write_config(config, output_dir)
     loggers = [instantiate(node, f"logger.{name}") for name, node in (config.get("logger") or {}).items()]
-    trainer = build_trainer(config, loggers)
+    trainer = build_trainer(config, loggers, callbacks=callbacks)
     for each in loggers:
         each.log_hyperparams(flatten({**config, "model/parameters": _count_parameters(model)}))
 
@@ -92,6 +87,30 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     elif config["test"] and trainer.is_global_zero:
         metrics |= _test(config, output_dir, datamodule, loggers)
     return metrics
+
+
+async def train_async(config: Mapping[str, Any]) -> dict[str, float]:
+    """`train` in a thread of its own: the event loop of a notebook or a server goes on meanwhile.
+
+    Trainings that are awaited together run one after the other. A training whose task is cancelled, as a notebook's
+    stop button does, ends at its next batch; awaited again, it goes on from its last checkpoint. Random states belong
+    to the process: a training repeats itself to the last bit only if other threads draw no random numbers.
+
+    Arguments, returned value and errors are those of `train`.
+    """
+    cancelled = threading.Event()
+
+    def run() -> dict[str, float]:
+        with _ONE_AT_A_TIME:
+            return {} if cancelled.is_set() else train(config, callbacks=[_stop_when(cancelled)])
+
+    training = asyncio.create_task(asyncio.to_thread(run))
+    try:
+        return await asyncio.shield(training)  # a thread cannot be cancelled, only asked
+    except asyncio.CancelledError:
+        cancelled.set()
+        await asyncio.wait([training])
+        raise
 
 
 def train_experiment(
@@ -109,22 +128,24 @@ def train_experiment(
     return train(compose_experiment(given, output_dir=output_dir))
 
 
-def build_trainer(config: Mapping[str, Any], loggers: "Sequence[Logger]") -> "Trainer":
-    """Lightning's Trainer with the configured callbacks, and those that make a run resumable."""
+def build_trainer(
+    config: Mapping[str, Any], loggers: "Sequence[Logger]", *, callbacks: "Sequence[Callback]" = ()
+) -> "Trainer":
+    """Lightning's Trainer with the configured callbacks, those that make a run resumable, and further ones."""
     from lightning.pytorch.callbacks import Checkpoint
 
     from cyto_dl.callbacks import AtomicCheckpointIO, CheckMonitors, EmbedConfig, RandomStates
 
     chosen = {name: node for name, node in (config.get("callbacks") or {}).items() if node}
-    callbacks = [instantiate(node, f"callbacks.{name}") for name, node in chosen.items()]
-    callbacks += [EmbedConfig(dict(config)), RandomStates(), CheckMonitors()]
+    named = [instantiate(node, f"callbacks.{name}") for name, node in chosen.items()]
+    everything = [*named, EmbedConfig(config), RandomStates(), CheckMonitors(), *callbacks]
     trainer: Trainer = instantiate(
         config["trainer"],
         "trainer",
-        callbacks=callbacks,
+        callbacks=everything,
         logger=list(loggers) or False,
         plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in everything),
     )
     return trainer
 
@@ -153,37 +174,37 @@ def _prepare_process(config: Mapping[str, Any]) -> None:
     torch.set_float32_matmul_precision(config["extras"]["matmul_precision"])
 
 
-def _checkpoint_to_resume(config: Mapping[str, Any], output_dir: Path) -> str | None:
-    """The checkpoint to go on from: the one asked for, else the last one of this run folder."""
-    if config["ckpt_path"]:
-        if not Path(config["ckpt_path"]).is_file():
-            raise ConfigError(f"ckpt_path: {config['ckpt_path']} does not exist.")
-        return str(config["ckpt_path"])
-    last = output_dir / "checkpoints" / "last.ckpt"
-    if not config["resume"] or not last.is_file():
-        return None
-    _check_same_experiment(config, last)
-    return str(last)
+def _as_written(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The experiment as files and checkpoints hold it: images in memory become the number of their rows."""
+    data = config["data"]
+    path = data.get("path")
+    if isinstance(path, os.PathLike):
+        path = os.fspath(path)
+    elif isinstance(path, Mapping):
+        path = f"in memory: {', '.join(f'{len(rows)} {split}' for split, rows in path.items())}"
+    elif path is not None and not isinstance(path, str):
+        path = f"in memory: {len(path)} rows"
+    return {**config, "data": {**data, "path": path} if "path" in data else data}
 
 
-def _check_same_experiment(config: Mapping[str, Any], checkpoint: Path) -> None:
-    from cyto_dl.bundle.checkpoint import read_checkpoint
+def _check_data(config: Mapping[str, Any], datamodule: "LightningDataModule") -> None:
+    """Look at every image before the first step: wrong data then leaves neither files nor a run in MLflow."""
+    from cyto_dl.data import DataframeDatamodule
 
-    before = _learning(read_checkpoint(checkpoint)["config"])
-    now = _learning(config)
-    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-    if changed:
-        lines = [f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in changed]
-        raise ConfigError(
-            f"{checkpoint.parent.parent} holds a run of another experiment:\n{list_problems(lines)}\n"
-            "Choose another run_name to start a new run beside it, resume=false to start over in the same folder, "
-            "or the same values to go on with it."
-        )
+    if config["train"] and isinstance(datamodule, DataframeDatamodule):
+        datamodule.setup("fit")
+        if config["test"]:
+            datamodule.setup("test")  # else a training ends with test images that turn out to be damaged
 
 
-def _learning(config: Mapping[str, Any]) -> dict[str, Any]:
-    flat = flatten({key: config.get(key) for key in ("data", "model", "seed")})
-    return {key: value for key, value in flat.items() if not key.startswith(_FREE_ON_RESUME)}
+def _stop_when(asked: threading.Event) -> "Callback":
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    def stop(*_: Any) -> None:
+        if asked.is_set():
+            raise asyncio.CancelledError
+
+    return LambdaCallback(on_train_batch_start=stop, on_validation_batch_start=stop)
 
 
 def _write_config(config: Mapping[str, Any], output_dir: Path) -> None:
@@ -206,7 +227,7 @@ def _test(
     if not datamodule.rows.get("test"):
         logger.warning("no image has the split 'test': the model is not evaluated")
         return {}
-    metrics = evaluate_checkpoint(output_dir, config=config, output_dir=output_dir / "test")
+    metrics = evaluate_checkpoint(output_dir, config=config, manifest=datamodule.path, output_dir=output_dir / "test")
     for each in loggers:
         if not isinstance(each, MLflowLogger):  # the evaluation is in the MLflow run already, with its report
             each.log_metrics(metrics)
