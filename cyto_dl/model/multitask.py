@@ -73,6 +73,7 @@ class MultiTaskIm2Im(lightning.LightningModule):
         self.means = nn.ModuleDict({name: MeanMetric() for name in ["loss", *(f"{task}_loss" for task in self.tasks)]})
         self.window = _window(inference)
         self.postprocessing = self._postprocessing(postprocessing or {})
+        self._loader_encodes = False
         self._optimizer = optimizer["generator"]
         self._lr_scheduler = lr_scheduler["generator"]
 
@@ -88,6 +89,13 @@ class MultiTaskIm2Im(lightning.LightningModule):
                 f"{error}. Choose sides that its strides divide (data.patch_shape in training, "
                 "model.inference.roi_size in validation) and the channels of the source (raw_im_channels)."
             ) from error
+
+    def setup(self, stage: str) -> None:
+        """Have the loader's workers encode the targets of training patches, after their augmentation."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        self._loader_encodes = hasattr(datamodule, "encoders")
+        if datamodule is not None and self._loader_encodes:
+            datamodule.encoders = {name: task.encoder for name, task in self.tasks.items() if task.encoder}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the heads' losses on a batch of patches."""
@@ -123,7 +131,9 @@ class MultiTaskIm2Im(lightning.LightningModule):
         logits = self.window(batch[self.x_key], self.forward)
         self._log_losses(split, logits, batch, check_targets=True)
         for name, task in self.tasks.items():
-            task.update_metrics(logits[name], batch[name])
+            there = self._images_with(name, batch)
+            if len(there):
+                task.update_metrics(logits[name][there], batch[name], draw=self.postprocessing["prediction"][name])
             for metric_name, metric in task.metrics.items():
                 self.log(f"{split}/{name}/{metric_name}", metric, on_step=False, on_epoch=True)
         return {"prediction": logits}
@@ -131,43 +141,57 @@ class MultiTaskIm2Im(lightning.LightningModule):
     def _log_losses(self, split: str, logits: Mapping[str, Tensor], batch: Batch, *, check_targets: bool) -> Tensor:
         losses = {}
         for name, task in self.tasks.items():
-            if name not in batch:
-                raise ConfigError(
-                    f"model.task_heads.{name}: the batch has no target '{name}' (it has {', '.join(batch)}). "
-                    f"Map it to a column of the manifest: data.columns.{name}."
-                )
+            there = self._images_with(name, batch)
+            if not len(there):  # a gradient of zero: DDP waits for one of every parameter
+                losses[name] = 0 * logits[name].sum()
+                continue
+            target = batch[name]
+            if split != "train" or not self._loader_encodes:
+                spacing_um = batch.get("spacing_um") or [None] * len(batch[self.x_key])
+                target = task.encode(target, [spacing_um[index] for index in there.tolist()])
             if check_targets:
-                task.check_target(logits[name], batch[name])
-            losses[name] = task.compute_loss(logits[name], batch[name])
+                task.check_target(logits[name], target)
+            losses[name] = task.compute_loss(logits[name][there], target)
+            self._log_mean(split, f"{name}/loss", losses[name].detach(), num_images=len(there))
         total = torch.stack(list(losses.values())).sum()
-        values = {f"{split}/{name}/loss": loss.detach() for name, loss in losses.items()}
-        values[f"{split}/loss"] = total.detach()
-        self._log_means(split, values, num_images=len(batch[self.x_key]))
+        self._log_mean(split, "loss", total.detach(), num_images=len(batch[self.x_key]))
         return total
 
-    def _log_means(self, split: str, values: Mapping[str, Tensor], *, num_images: int) -> None:
-        """Log means over the images of an epoch, on all ranks.
+    def _images_with(self, name: str, batch: Batch) -> Tensor:
+        """The positions in the batch of the images that have a target; `batch[name]` holds the targets of these."""
+        present = batch.get("present", {})
+        if name in present:
+            there: Tensor = present[name]
+            return there
+        if name in batch:
+            return torch.arange(len(batch[self.x_key]), device=batch[self.x_key].device)
+        raise ConfigError(
+            f"model.task_heads.{name}: the batch has no target '{name}' (it has {', '.join(batch)}). "
+            f"Map it to a column of the manifest: data.columns.{name}."
+        )
+
+    def _log_mean(self, split: str, name: str, value: Tensor, *, num_images: int) -> None:
+        """Log the mean of a loss over the images of an epoch, on all ranks.
 
         Outside training the ranks may have different numbers of images, and Lightning's own mean rounds their average
         to a whole number; torchmetrics' does not.
         """
-        for name, value in values.items():
-            in_progress_bar = name == f"{split}/loss"
-            if split == "train":
-                self.log(
-                    name,
-                    value,
-                    on_step=False,
-                    on_epoch=True,
-                    batch_size=num_images,
-                    prog_bar=in_progress_bar,
-                    sync_dist=True,
-                )
-                continue
-            mean = self.means[name.removeprefix(f"{split}/").replace("/", "_")]
-            assert isinstance(mean, MeanMetric)
-            mean.update(value, num_images)
-            self.log(name, mean, on_step=False, on_epoch=True, prog_bar=in_progress_bar)
+        in_progress_bar = name == "loss"
+        if split == "train":
+            self.log(
+                f"train/{name}",
+                value,
+                on_step=False,
+                on_epoch=True,
+                batch_size=num_images,
+                prog_bar=in_progress_bar,
+                sync_dist=True,
+            )
+            return
+        mean = self.means[name.replace("/", "_")]
+        assert isinstance(mean, MeanMetric)
+        mean.update(value, num_images)
+        self.log(f"{split}/{name}", mean, on_step=False, on_epoch=True, prog_bar=in_progress_bar)
 
     def _postprocessing(
         self, chosen: Mapping[str, Mapping[str, Callable[..., Tensor]]]
@@ -175,7 +199,7 @@ class MultiTaskIm2Im(lightning.LightningModule):
         """The functions of the configuration, and the defaults for what it does not name."""
         defaults: dict[str, dict[str, Callable[..., Tensor]]] = {
             "input": dict.fromkeys([self.x_key, *self.tasks], rescale),
-            "prediction": {name: default_prediction(task.activation) for name, task in self.tasks.items()},
+            "prediction": {name: default_prediction(task.kind, task.activation) for name, task in self.tasks.items()},
         }
         unknown = [part for part in chosen if part not in defaults]
         problems = [f"model.postprocessing.{part}: unknown, choose input or prediction" for part in unknown]

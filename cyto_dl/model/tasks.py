@@ -3,7 +3,7 @@
 model.task_heads.<name> -> head (features -> logits), loss(logits, target), metrics(activated logits, target)
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,9 +15,11 @@ from cyto_dl.errors import ConfigError, list_problems
 from cyto_dl.metrics import default_metrics
 
 Activation = Literal["identity", "sigmoid", "softmax"]
-Kind = Literal["segmentation", "regression"]
+Kind = Literal["segmentation", "regression", "instances"]
+Encoder = Callable[[Tensor, Sequence[float] | None], Tensor]  # target C (Z) Y X, pixel size -> what the loss compares
 
 ACTIVATIONS = ("identity", "sigmoid", "softmax")
+KINDS = ("segmentation", "regression", "instances")
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,38 @@ class Task:
 
     @property
     def kind(self) -> Kind:
-        """Segmentation when the output is a probability, regression when it is an intensity."""
+        """What the head says of itself; else segmentation for a probability, regression for an intensity."""
+        kind: Kind | None = getattr(self.head, "kind", None)
+        if kind is not None:
+            return kind
         return "regression" if self.activation == "identity" else "segmentation"
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The head's `encode`, where what is learnt is not the target itself."""
+        return getattr(self.head, "encode", None)
+
+    def encode(self, target: Tensor, spacing_um: Sequence[Sequence[float] | None]) -> Tensor:
+        """A batch of targets as the loss compares them.
+
+        Args:
+            target: B C (Z) Y X, as the manifest names it.
+            spacing_um: The pixel size of each image.
+
+        Raises:
+            ConfigError: The head cannot learn such a target.
+        """
+        if self.encoder is None:
+            return target
+        try:
+            encoded = [self.encoder(one.cpu(), size) for one, size in zip(target, spacing_um, strict=True)]
+        except ValueError as error:
+            raise ConfigError(
+                f"model.task_heads.{self.name}: the target '{self.name}' does not suit its "
+                f"{type(self.head).__name__}: {error}. Look at the column that data.columns.{self.name} names and at "
+                "data.transforms.preprocess, which must keep labels as they are."
+            ) from error
+        return torch.stack(encoded).to(target.device)
 
     def compute_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch, a scalar.
@@ -57,9 +89,18 @@ class Task:
                 raise
             raise self._mismatch(logits, target) from error
 
-    def update_metrics(self, logits: Tensor, target: Tensor) -> None:
-        """Add one batch to the metrics, which see the activated output in the target's own units."""
-        output = activate(logits, self.activation)
+    def update_metrics(self, logits: Tensor, target: Tensor, *, draw: Callable[[Tensor], Tensor]) -> None:
+        """Add one batch to the metrics, which see the output in the target's own units.
+
+        Args:
+            logits: B C (Z) Y X.
+            target: B C (Z) Y X, as the manifest names it.
+            draw: The task's postprocessing, which makes the labels that instances are compared by.
+        """
+        if self.kind == "instances":
+            output = torch.stack([draw(one).long() for one in logits]).to(target.device)
+        else:
+            output = activate(logits, self.activation)
         for metric in self.metrics.values():
             metric.update(output, target)
 
@@ -102,7 +143,7 @@ def build_tasks(task_heads: Mapping[str, Mapping[str, Any]]) -> dict[str, Task]:
     """Tasks from `model.task_heads`: {name: {head, loss, metrics}} with instantiated modules.
 
     The activation is the head's own if it has one, else it is read off the loss (see `activation_of_loss`).
-    Without `metrics`, a segmentation gets Dice and IoU, a regression Pearson, SSIM, PSNR and R2.
+    Without `metrics`, a task gets those of its kind (`cyto_dl.metrics.default_metrics`).
 
     Raises:
         ConfigError: No task, a name that cannot be used, a head or a loss that is missing; all problems at once.
@@ -177,6 +218,9 @@ def _problems(name: str, task: Mapping[str, Any]) -> list[str]:
             problems.append(f"{key}.{part} is missing")
         elif not isinstance(task[part], nn.Module):
             problems.append(f"{key}.{part} is a {type(task[part]).__name__}; it must be a torch.nn.Module")
+    kind = getattr(task.get("head"), "kind", None)
+    if kind is not None and kind not in KINDS:
+        problems.append(f"{key}.head.kind is {kind!r}; choose one of {', '.join(KINDS)}")
     metrics = task.get("metrics") or {}
     problems += [
         f"{key}.metrics.{metric} is a {type(value).__name__}; it must be a torchmetrics.Metric"

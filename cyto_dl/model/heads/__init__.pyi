@@ -1,4 +1,5 @@
 from .convolution import ConvolutionHead as ConvolutionHead
 from .identity import IdentityHead as IdentityHead
+from .instance import InstanceHead as InstanceHead
 from .projection import ProjectionHead as ProjectionHead
 from .upsampling import UpsamplingHead as UpsamplingHead

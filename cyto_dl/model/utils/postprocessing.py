@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cyto_dl.errors import ConfigError
+from cyto_dl.model.instances import decode_instances
 
 Pixels = Tensor | np.ndarray
 
@@ -99,6 +100,23 @@ def connected_components(logits: Pixels, *, threshold: float = 0.5, min_size: in
     return torch.from_numpy(np.ascontiguousarray(labels))[None]
 
 
+def instances(
+    logits: Pixels, *, foreground: float = 0.5, seed: float = 0.5, min_size: int = 1, min_seed: int = 1
+) -> Tensor:
+    """Labels of objects, also of touching ones, 1 (Z) Y X, uint32: background 0, objects 1, 2, 3...
+
+    Args:
+        logits: 2 (Z) Y X, the output of an `InstanceHead`.
+        foreground: Probability above which a pixel belongs to an object. Higher: smaller objects, and fewer.
+        seed: Border distance, 0..1, above which a pixel belongs to an object's core. Higher: more is split.
+        min_size: Objects of fewer pixels are left out.
+        min_seed: Cores of fewer pixels split nothing off.
+    """
+    values = _float(logits).cpu().numpy()
+    labels = decode_instances(values, foreground=foreground, seed=seed, min_size=min_size, min_seed=min_seed)
+    return torch.from_numpy(labels)[None]
+
+
 def denormalize(image: Pixels, *, mean: float, std: float, dtype: str = "float32") -> Tensor:
     """Intensities in the target's original units: image * std + mean.
 
@@ -120,17 +138,19 @@ def denormalize(image: Pixels, *, mean: float, std: float, dtype: str = "float32
     return values.round().clamp(limits.min, limits.max).to(DTYPES[dtype])
 
 
-def default_prediction(activation: str) -> Callable[[Pixels], Tensor]:
-    """What draws a head that `postprocessing.prediction` does not name: its activated output.
+def default_prediction(kind: str, activation: str) -> Callable[[Pixels], Tensor]:
+    """What draws a head that `postprocessing.prediction` does not name: its activated output, or its objects.
 
     A sigmoid gives 8-bit probabilities, a softmax the classes, anything else the values as they are.
     """
+    if kind == "instances":
+        return instances
     return {"sigmoid": sigmoid_rescale, "softmax": argmax}.get(activation, identity)
 
 
 def gives_labels(function: Callable[..., Tensor]) -> bool:
     """Whether a postprocessing function (or a partial of it) gives labels, whose numbers are names."""
-    return getattr(function, "func", function) in (sigmoid_threshold, argmax, connected_components)
+    return getattr(function, "func", function) in (sigmoid_threshold, argmax, connected_components, instances)
 
 
 def _float(image: Pixels) -> Tensor:

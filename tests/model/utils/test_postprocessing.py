@@ -142,9 +142,10 @@ def test_denormalize_undoes_a_normalisation():
 
 
 def test_a_head_without_postprocessing_is_drawn_by_its_activation():
-    assert postprocessing.default_prediction("sigmoid") is postprocessing.sigmoid_rescale
-    assert postprocessing.default_prediction("softmax") is postprocessing.argmax
-    assert postprocessing.default_prediction("identity") is postprocessing.identity
+    assert postprocessing.default_prediction("segmentation", "sigmoid") is postprocessing.sigmoid_rescale
+    assert postprocessing.default_prediction("segmentation", "softmax") is postprocessing.argmax
+    assert postprocessing.default_prediction("regression", "identity") is postprocessing.identity
+    assert postprocessing.default_prediction("instances", "sigmoid") is postprocessing.instances
 
 
 def test_functions_that_give_labels_are_known_as_partials_too():
