@@ -4,6 +4,8 @@ image -> check -> preprocess -> sliding window(backbone -> heads) -> undo geomet
                                                                                   -> activate    -> metrics
 """
 
+import asyncio
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
@@ -80,6 +82,7 @@ class Predictor:
     window: SlidingWindow
     metadata: Mapping[str, Any]
     device: torch.device
+    _turn: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def predict(self, image: np.ndarray | Image, *, heads: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """One image per head, C (Z) Y X, on the pixel grid of `image`.
@@ -95,6 +98,17 @@ class Predictor:
         """
         logits = self._logits(image, heads)
         return {head: self._draw(head, each) for head, each in logits.items()}
+
+    async def predict_async(
+        self, image: np.ndarray | Image, *, heads: Iterable[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """`predict` in another thread, so that an event loop goes on; calls that are awaited together take turns."""
+
+        def in_turn() -> dict[str, np.ndarray]:
+            with self._turn:
+                return self.predict(image, heads=heads)
+
+        return await asyncio.to_thread(in_turn)
 
     def activations(self, image: np.ndarray | Image, *, heads: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Activated output per head, in the target's own units, for metrics. Arguments as for `predict`."""

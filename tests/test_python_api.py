@@ -1,9 +1,11 @@
-"""Training from Python, as a notebook does: arrays in memory in, and an event loop that goes on meanwhile."""
+"""CytoDL from Python, as a notebook uses it: arrays in memory in, and an event loop that goes on meanwhile."""
 
 import asyncio
+import dataclasses
 import signal
 import threading
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -14,6 +16,7 @@ from cyto_dl.bundle.checkpoint import read_checkpoint
 from cyto_dl.config import compose_experiment
 from cyto_dl.errors import ConfigError, ManifestError
 from cyto_dl.train import train, train_async
+from tests.bundle.tiny import experiment, predictor_of, write_images
 from tests.test_train import overrides_for
 
 
@@ -76,7 +79,7 @@ class WaitForTheEventLoop(Callback):
         assert self.noticed.wait(timeout=60)
 
 
-WAIT = "+callbacks.wait={_target_: tests.test_train_in_python.WaitForTheEventLoop}"
+WAIT = "+callbacks.wait={_target_: tests.test_python_api.WaitForTheEventLoop}"
 
 
 async def began():
@@ -136,3 +139,38 @@ def test_trainings_that_are_awaited_together_run_one_after_the_other(blobs, tmp_
 
     one, other = asyncio.run(both())
     assert one == other == train(config_in_memory(in_memory(blobs), tmp_path / "alone", "test=false"))
+
+
+@pytest.fixture
+def predictor(tmp_path):
+    return predictor_of(experiment(write_images(tmp_path)))
+
+
+def test_the_event_loop_goes_on_while_a_prediction_is_awaited(predictor):
+    began, noticed = threading.Event(), threading.Event()
+
+    def wait(logits):
+        began.set()
+        assert noticed.wait(timeout=60)  # for ever, if the prediction blocked the loop
+        return logits
+
+    async def server():
+        waiting = dataclasses.replace(predictor, postprocess={**predictor.postprocess, "seg": wait})
+        prediction = asyncio.create_task(waiting.predict_async(image, heads=["seg"]))
+        while not began.is_set():
+            await asyncio.sleep(0.001)
+        noticed.set()
+        return await prediction
+
+    image = np.random.default_rng(0).normal(200, 20, (40, 56))
+    assert asyncio.run(server())["seg"].shape == (1, 40, 56)
+
+
+def test_predictions_that_are_awaited_together_are_those_of_predict(predictor):
+    async def together():
+        return await asyncio.gather(*map(predictor.predict_async, images))
+
+    images = [np.random.default_rng(seed).normal(200, 20, (40, 56)) for seed in range(8)]
+    for image, predicted in zip(images, asyncio.run(together()), strict=True):
+        for head, expected in predictor.predict(image).items():
+            np.testing.assert_array_equal(predicted[head], expected)
