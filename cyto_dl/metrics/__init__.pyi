@@ -2,6 +2,9 @@ from .defaults import default_metrics as default_metrics
 from .intensity import PSNR as PSNR
 from .intensity import R2 as R2
 from .intensity import Pearson as Pearson
+from .matching import IOU_THRESHOLDS as IOU_THRESHOLDS
+from .matching import Matching as Matching
+from .matching import match_objects as match_objects
 from .overlap import Dice as Dice
 from .overlap import IoU as IoU
 from .per_image import PerImageMetric as PerImageMetric
