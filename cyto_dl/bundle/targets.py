@@ -43,6 +43,7 @@ _MODULE_HOMES = (
     "torch.nn.modules",
 )
 _TRANSFORM_HOMES = (
+    "cyto_dl.data.blind_spot",
     "cyto_dl.data.transforms",
     "monai.transforms.compose",
     "monai.transforms.croppad",

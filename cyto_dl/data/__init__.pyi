@@ -1,3 +1,4 @@
+from .blind_spot import BlindSpotd as BlindSpotd
 from .datamodule import DataframeDatamodule as DataframeDatamodule
 from .image import Image as Image
 from .image import ImageInfo as ImageInfo

@@ -8,8 +8,8 @@ class ForegroundMSELoss(nn.Module):
     """Mean squared error in which a pixel of the foreground counts `weight` times as much as one of the background.
 
     A fluorescent stain covers few pixels, and a network that predicts background everywhere is right almost
-    everywhere. The weights sum to 1 over a batch, so that the loss is in the units of torch.nn.MSELoss; with weight 1 it
-    is that loss.
+    everywhere. The weights sum to 1 over a batch, so that the loss is in the units of torch.nn.MSELoss; with a weight
+    of 1 it is that loss.
 
         loss: {_target_: cyto_dl.model.losses.ForegroundMSELoss, threshold: 1, weight: 5}
 
