@@ -9,14 +9,14 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from cyto_dl.errors import ConfigError, TrainingError, list_problems
 from cyto_dl.inference.sliding_window import SlidingWindow
 from cyto_dl.model.network import TaskNetwork
+from cyto_dl.model.optimizers import make_optimizer, optimizer_problems
 from cyto_dl.model.tasks import build_tasks
 from cyto_dl.model.utils.postprocessing import default_prediction, rescale
 
@@ -28,6 +28,8 @@ SHAPE_ERRORS = ("Sizes of tensors must match", "to have", "must match the size",
 
 class MultiTaskIm2Im(lightning.LightningModule):
     """Train one network for several tasks that share a source image."""
+
+    roles: tuple[str, ...] = ("generator",)  # whose optimizers and schedules model.optimizer and .lr_scheduler name
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class MultiTaskIm2Im(lightning.LightningModule):
         problems = [f"model.{key} is missing" for key, value in arguments.items() if value is None]
         if backbone is not None and not isinstance(backbone, nn.Module):
             problems.append(f"model.backbone is a {type(backbone).__name__}; it must be a torch.nn.Module")
-        problems += _generator_problems("optimizer", optimizer) + _generator_problems("lr_scheduler", lr_scheduler)
+        problems += optimizer_problems(self.roles, optimizer, lr_scheduler)
         if problems or not (x_key and backbone is not None and task_heads is not None and optimizer and lr_scheduler):
             raise ConfigError("the model cannot be built:\n" + list_problems(problems))
         self.x_key = x_key
@@ -74,8 +76,7 @@ class MultiTaskIm2Im(lightning.LightningModule):
         self.window = _window(inference)
         self.postprocessing = self._postprocessing(postprocessing or {})
         self._loader_encodes = False
-        self._optimizer = optimizer["generator"]
-        self._lr_scheduler = lr_scheduler["generator"]
+        self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
 
     def forward(self, source_BCZYX: Tensor) -> dict[str, Tensor]:
         """Logits per task for images that the network takes as they are, such as patches."""
@@ -101,12 +102,7 @@ class MultiTaskIm2Im(lightning.LightningModule):
         """The sum of the heads' losses on a batch of patches."""
         logits = self(batch[self.x_key])
         loss = self._log_losses("train", logits, batch, check_targets=batch_idx == 0)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"train/loss is {loss.item()} at epoch {self.current_epoch}, batch {batch_idx}, of the images "
-                f"{', '.join(batch.get('path', ['(no paths)']))}. Look at these images, lower "
-                "model.optimizer.generator.lr, or set trainer.gradient_clip_val."
-            )
+        self._check_finite("train/loss", loss, batch, batch_idx)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, dict[str, Tensor]]:
@@ -117,15 +113,9 @@ class MultiTaskIm2Im(lightning.LightningModule):
         """As validation_step, on the test split."""
         return self._evaluation_step("test", batch)
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer of all trainable parameters and its schedule."""
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = _make("optimizer", self._optimizer, parameters)
-        settings = dict(self._lr_scheduler) if isinstance(self._lr_scheduler, Mapping) else {}
-        scheduler = _make("lr_scheduler", settings.get("scheduler", self._lr_scheduler), optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            settings.setdefault("monitor", "valid/loss")
-        return {"optimizer": optimizer, "lr_scheduler": {**settings, "scheduler": scheduler}}
+        return make_optimizer("generator", self._optimizer, self._lr_scheduler, self.parameters())
 
     def _evaluation_step(self, split: str, batch: Batch) -> dict[str, dict[str, Tensor]]:
         logits = self.window(batch[self.x_key], self.forward)
@@ -170,6 +160,16 @@ class MultiTaskIm2Im(lightning.LightningModule):
             f"Map it to a column of the manifest: data.columns.{name}."
         )
 
+    def _check_finite(self, name: str, loss: Tensor, batch: Batch, batch_idx: int) -> None:
+        if not torch.isfinite(loss):
+            role = "discriminator" if "discriminator" in name else "generator"
+            clip = "trainer.gradient_clip_val" if self.automatic_optimization else f"model.gradient_clip_val.{role}"
+            raise TrainingError(
+                f"{name} is {loss.item()} at epoch {self.current_epoch}, batch {batch_idx}, of the images "
+                f"{', '.join(batch.get('path', ['(no paths)']))}. Look at these images, lower "
+                f"model.optimizer.{role}.lr, or set {clip}."
+            )
+
     def _log_mean(self, split: str, name: str, value: Tensor, *, num_images: int) -> None:
         """Log the mean of a loss over the images of an epoch, on all ranks.
 
@@ -212,23 +212,6 @@ class MultiTaskIm2Im(lightning.LightningModule):
         if problems:
             raise ConfigError("model.postprocessing cannot be used:\n" + list_problems(problems))
         return {part: {**known, **(chosen.get(part) or {})} for part, known in defaults.items()}
-
-
-def _generator_problems(key: str, value: Mapping[str, Any] | None) -> list[str]:
-    generator = value.get("generator") if isinstance(value, Mapping) else None
-    if generator is None:
-        return [f"model.{key}.generator is missing"]
-    if isinstance(generator, Mapping):
-        generator = generator.get("scheduler") if key == "lr_scheduler" else None
-    return [] if callable(generator) else [f"model.{key}.generator makes no {key}; add _partial_: true to it"]
-
-
-def _make(key: str, generator: Callable[..., Any], what: Any) -> Any:
-    """What an optimizer's or scheduler's generator makes of the parameters or the optimizer."""
-    try:
-        return generator(what)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"model.{key}.generator: {error}. Correct its arguments.") from error
 
 
 def _window(inference: Mapping[str, Any] | None) -> SlidingWindow:
