@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cyto_dl import __version__
-from cyto_dl.data.manifest import SPLITS, TABLES
+from cyto_dl.data.tables import SPLITS, TABLES
 from cyto_dl.storage import localize, sha256
 
 # What decides the numbers that a model gives.

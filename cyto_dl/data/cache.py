@@ -9,7 +9,7 @@ CytoDL's version, because how a file is read is not in the transforms' code.
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -21,7 +21,9 @@ from monai.data import MetaTensor, PersistentDataset
 from cyto_dl import __version__
 from cyto_dl.data.describe import describe
 from cyto_dl.data.manifest import ROW, Row
-from cyto_dl.data.transforms import Transform, run_transforms
+from cyto_dl.data.stages import for_missing
+from cyto_dl.data.transforms import ReadImaged, Transform, run_transforms
+from cyto_dl.errors import ImageError
 from cyto_dl.storage import atomic_path, is_remote, localize
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class CachedDataset(PersistentDataset):
         rows: As `read_manifest` returns them.
         transforms: Deterministic: load and preprocess.
         source_key: The key whose path and pixel size stand for the row.
+        target_keys: The keys that a row may lack; what concerns only those that it lacks is not run.
         cache_dir: Where results are kept; None computes them every time.
     """
 
@@ -55,11 +58,14 @@ class CachedDataset(PersistentDataset):
         transforms: Sequence[Transform],
         *,
         source_key: str,
+        target_keys: Collection[str] = (),
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(rows, (), None if cache_dir is None else Path(cache_dir))
-        self.steps = tuple(transforms)
         self.source_key = source_key
+        self.target_keys = tuple(target_keys)
+        self.missing = [self._missing(row) for row in rows]
+        self._steps = {missing: for_missing(transforms, missing) for missing in self.missing}
         self._steps_hash = _hash([FORMAT, __version__, *map(describe, transforms)]) if cache_dir is not None else ""
         self._files: dict[int, Path] = {}
 
@@ -69,6 +75,9 @@ class CachedDataset(PersistentDataset):
     def name(self, index: int, key: str) -> str:
         """What messages call an image of a row: its path, or where the row stands if it is an array."""
         return _name(self.data[index], key)
+
+    def _missing(self, row: Row) -> frozenset[str]:
+        return frozenset(key for key in self.target_keys if key not in row)
 
     def _cachecheck(self, item_transformed: Row) -> Sample:
         """PersistentDataset's hook: the sample of a row, from the cache or computed and kept."""
@@ -82,11 +91,28 @@ class CachedDataset(PersistentDataset):
 
     def _pre_transform(self, item_transformed: Row) -> Sample:
         path = _name(item_transformed, self.source_key)
-        item = run_transforms(self.steps, dict(item_transformed), path=path)
+        item = run_transforms(self._steps[self._missing(item_transformed)], dict(item_transformed), path=path)
+        tensors = plain_tensors(item)
+        if bad := [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+            raise ImageError(self._not_finite(item_transformed, bad[0], tensors[bad[0]]))
         source = item[self.source_key]
         known = isinstance(source, MetaTensor) and source.meta.get("spacing_um") is not None
         spacing_um = tuple(float(size) for size in source.pixdim[: source.ndim - 1]) if known else None
-        return Sample(plain_tensors(item), path, spacing_um)
+        return Sample(tensors, path, spacing_um)
+
+    def _not_finite(self, row: Row, key: str, tensor: torch.Tensor) -> str:
+        """The message for an image with NaN or infinity: whether the file or which transform brought them."""
+        item: Any = dict(row)
+        for step in self._steps[self._missing(row)]:
+            item = run_transforms([step], item, path=_name(row, key))
+            if key in item and (found := _plain_tensor(item[key])) is not None and not torch.isfinite(found).all():
+                break
+        num_bad = int((~torch.isfinite(tensor)).sum())
+        where = "" if isinstance(step, ReadImaged) else f" after the transform {type(step).__name__}"
+        return (
+            f"{_name(row, key)}: {num_bad} of {tensor.numel()} pixels of '{key}' are NaN or infinite{where}. "
+            "Repair the image, or take it out of the manifest."
+        )
 
     def _file(self, row: Row, cache_dir: Path) -> Path:
         """Where a row's result is kept. Worked out once per row, so that a run sees one state of its files."""
@@ -111,7 +137,7 @@ def _plain_tensor(value: Any) -> torch.Tensor | None:
 
 
 def _name(row: Row, key: str) -> str:
-    value = row[key]
+    value = row.get(key)
     return str(value) if isinstance(value, str | os.PathLike) else row[ROW]
 
 

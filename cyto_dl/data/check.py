@@ -10,6 +10,7 @@ import numpy as np
 
 from cyto_dl.data.image import ImageInfo, describe_array, describe_image, wrong_num_channels
 from cyto_dl.data.manifest import ROW, Row
+from cyto_dl.data.scale import Scale, common_steps, no_scale, off_the_grid, scale_of
 from cyto_dl.errors import ImageError
 
 Read = Mapping[str, Any]  # keyword arguments of read_image, and num_channels
@@ -81,10 +82,15 @@ def check_dtypes(described: Sequence[Sequence[Described]], source_key: str) -> l
 
 
 def _check_same(described: Sequence[Sequence[Described]], name: str, value: Callable[[ImageInfo], Any]) -> list[str]:
-    problems = []
     by_key: dict[str, dict[Any, list[Described]]] = defaultdict(lambda: defaultdict(list))
     for image in (image for row in described for image in row):
         by_key[image.key][value(image.info)].append(image)
+    return _differences(by_key, name)
+
+
+def _differences(by_key: Mapping[str, Mapping[Any, list[Described]]], name: str) -> list[str]:
+    """The keys whose images are in more than one group, with an example of each."""
+    problems = []
     for key, groups in by_key.items():
         if len(groups) > 1:
             each = "; ".join(
@@ -95,34 +101,54 @@ def _check_same(described: Sequence[Sequence[Described]], name: str, value: Call
 
 
 def check_sizes(described: Sequence[Sequence[Described]], source_key: str) -> list[str]:
-    """The targets that do not cover the same voxels as their source; they may lack the leading axes."""
+    """The targets whose size is no whole multiple or fraction of their source's, and those of differing multiples.
+
+    Targets may lack the source's leading axes.
+    """
     problems = []
+    by_key: dict[str, dict[Scale, list[Described]]] = defaultdict(lambda: defaultdict(list))
     for row in described:
-        sizes = {image.key: image for image in row}
-        if source_key not in sizes:
-            continue
-        source = sizes.pop(source_key)
-        size = source.info.shape[1:]
-        for target in sizes.values():
-            if target.info.shape[1:] != size[len(size) - len(target.info.shape) + 1 :]:
-                problems.append(
-                    f"{source.where}: '{source_key}' ({source.path}) has the size {size}, "
-                    f"but '{target.key}' ({target.path}) has {target.info.shape[1:]}. They must be equal."
-                )
-    return problems
+        source, targets = _source_and_targets(row, source_key)
+        for target in targets if source else ():
+            assert source is not None
+            scale = scale_of(source.info.shape[1:], target.info.shape[1:])
+            if scale is not None:
+                by_key[target.key][scale].append(target)
+                continue
+            sizes = {"shape": source.info.shape[1:], "found": target.info.shape[1:]}
+            problem = no_scale(source_key, source.path, key=target.key, target=target.path, **sizes)
+            problems.append(f"{source.where}: {problem}")
+    named = {key: {_as_text(scale): some for scale, some in groups.items()} for key, groups in by_key.items()}
+    return problems + _differences(named, "number of voxels per voxel of the source")
 
 
 def check_patch_shape(
     described: Sequence[Sequence[Described]], source_key: str, patch_shape: Sequence[int]
 ) -> list[str]:
-    """The sources that a patch does not fit into."""
+    """The sources that a patch does not fit into, or whose targets it would cut through a voxel."""
     patch = tuple(patch_shape)
-    sources = [image for row in described for image in row if image.key == source_key]
-    return [
-        f"{image.where}: {patch_too_large(image.path, image.info.shape[1:], patch)}"
-        for image in sources
-        if not fits(patch, image.info.shape[1:])
-    ]
+    problems = []
+    for row in described:
+        source, targets = _source_and_targets(row, source_key)
+        if source is None:
+            continue
+        shape = source.info.shape[1:]
+        scales = [scale_of(shape, target.info.shape[1:]) for target in targets]
+        steps = common_steps(len(shape), [scale for scale in scales if scale is not None])
+        if not fits(patch, shape):
+            problems.append(f"{source.where}: {patch_too_large(source.path, shape, patch)}")
+        elif any(size % step for size, step in zip(patch, steps, strict=True)):
+            problems.append(f"{source.where}: {off_the_grid(source.path, patch, steps)}")
+    return problems
+
+
+def _source_and_targets(row: Sequence[Described], source_key: str) -> tuple[Described | None, list[Described]]:
+    source = next((image for image in row if image.key == source_key), None)
+    return source, [image for image in row if image.key != source_key]
+
+
+def _as_text(scale: Scale) -> str:
+    return " x ".join(map(str, scale))
 
 
 def fits(patch_shape: Sequence[int], shape: Sequence[int]) -> bool:

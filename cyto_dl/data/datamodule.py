@@ -10,7 +10,6 @@ from functools import partial
 from os import PathLike
 from typing import Any
 
-import torch
 from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
@@ -24,17 +23,19 @@ from cyto_dl.data.check import (
     check_sizes,
     describe_rows,
 )
+from cyto_dl.data.collate import PRESENT, collate
 from cyto_dl.data.dry_run import check_without_targets
 from cyto_dl.data.loader import ImageLoader, PatchSampler, ResumableLoader, RowSampler
-from cyto_dl.data.manifest import SPLITS, InMemory, Row, Rows, collect_rows, read_manifest
-from cyto_dl.data.patches import Encoder, Item, PatchDataset, WholeImages
+from cyto_dl.data.manifest import ROW, InMemory, Row, Rows, collect_rows, read_manifest
+from cyto_dl.data.patches import Encoder, PatchDataset, WholeImages
 from cyto_dl.data.stages import Stages, for_source, readers, stages
+from cyto_dl.data.tables import SPLITS
 from cyto_dl.data.transforms import ReadImaged
 from cyto_dl.errors import ConfigError, ManifestError, list_problems
 
 logger = logging.getLogger(__name__)
 
-RESERVED = ("path", "spacing_um", "row")
+RESERVED = ("path", "spacing_um", PRESENT, ROW)
 DATA_LOADER_ARGUMENTS = tuple(inspect.signature(DataLoader.__init__).parameters)[2:]  # without self, dataset
 OWN_ARGUMENTS = ("dataset", "sampler", "batch_sampler", "shuffle")  # of torch's DataLoader
 SPLITS_OF_STAGE = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("predict",)}
@@ -43,12 +44,14 @@ SPLITS_OF_STAGE = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("
 class DataframeDatamodule(LightningDataModule):
     """The images of a manifest as batches.
 
-    A batch is {key: float32 tensor BC(Z)YX, "path": the sources' paths, "spacing_um": their pixel sizes or None}.
+    A batch is {key: float32 tensor BC(Z)YX, "path": the sources' paths, "spacing_um": their pixel sizes or None}. Where
+    rows lack a target, the batch holds those of the others, and "present" says whose they are (see `collate`). A target
+    may have a whole multiple of the source's voxels along an axis, or a fraction, or lack the leading axes.
 
     Args:
         path: A folder with train.csv, valid.csv, test.csv, predict.csv; or one .csv or .parquet file; or in memory a
             table, a list of rows or {split: rows}, whose values may be arrays.
-        columns: Batch key -> column of the manifest.
+        columns: Batch key -> column of the manifest. A row needs its source and at least one target.
         transforms: {load, preprocess, augment}, one list, or one list per split (see `cyto_dl.data.stages`).
         source_key: The key of the source; the other keys are targets. Default: the first of `columns`.
         split_column: The column of the splits, when the manifest is one file.
@@ -156,7 +159,8 @@ class DataframeDatamodule(LightningDataModule):
             seed=self.seed,
         )
         sampler = PatchSampler(len(dataset.samples), self.patches_per_image, seed=self.seed)
-        loader = ResumableLoader(dataset, batch_size=self.batch_size, sampler=sampler, **self._loader_arguments())
+        arguments = self._loader_arguments(dataset.samples)
+        loader = ResumableLoader(dataset, batch_size=self.batch_size, sampler=sampler, **arguments)
         if self.trainer is not None:
             loader.num_unfinished = partial(_num_unfinished, self.trainer)
         return loader
@@ -175,14 +179,19 @@ class DataframeDatamodule(LightningDataModule):
 
     def _whole_images(self, split: str) -> ImageLoader:
         samples = self._samples(split)
-        arguments = self._loader_arguments() | {"drop_last": False}
+        arguments = self._loader_arguments(samples) | {"drop_last": False}
         return ImageLoader(WholeImages(samples), batch_size=1, sampler=RowSampler(len(samples)), **arguments)
 
     def _samples(self, split: str) -> CachedDataset:
         found = self._stages_of(split)
-        cache_dir = None if split == "predict" else self.cache_dir  # every image is seen once
-        transforms = (*found.load, *found.preprocess)
-        return CachedDataset(self._rows_of(split), transforms, source_key=self.source_key, cache_dir=cache_dir)
+        is_seen_once = split == "predict"  # and without targets
+        return CachedDataset(
+            self._rows_of(split),
+            (*found.load, *found.preprocess),
+            source_key=self.source_key,
+            target_keys=() if is_seen_once else [key for key in self.columns if key != self.source_key],
+            cache_dir=None if is_seen_once else self.cache_dir,
+        )
 
     def _rows_of(self, split: str) -> list[Row]:
         if split not in self.rows:
@@ -240,8 +249,9 @@ class DataframeDatamodule(LightningDataModule):
                 "in data.transforms.load."
             )
 
-    def _loader_arguments(self) -> dict[str, Any]:
-        return {"collate_fn": collate, **self.loader_kwargs}
+    def _loader_arguments(self, samples: CachedDataset) -> dict[str, Any]:
+        optional = tuple(sorted(frozenset().union(*samples.missing)))
+        return {"collate_fn": partial(collate, optional=optional), **self.loader_kwargs}
 
     @property
     def _name(self) -> str:
@@ -252,22 +262,3 @@ def _num_unfinished(trainer: Trainer) -> int:
     """How many batches were fetched and not yet trained on, by Lightning's count."""
     progress = trainer.fit_loop.epoch_loop.batch_progress.state_dict()["current"]
     return int(progress["ready"] - progress["processed"])
-
-
-def collate(items: Sequence[Item | list[Item]]) -> dict[str, Any]:
-    """Items as a batch: images stacked, paths and pixel sizes listed."""
-    flat = [one for item in items for one in (item if isinstance(item, list) else [item])]
-    batch: dict[str, Any] = {}
-    for key in flat[0]:
-        values = [item[key] for item in flat]
-        if not isinstance(values[0], torch.Tensor):
-            batch[key] = values
-            continue
-        if len({value.shape for value in values}) > 1:
-            sizes = ", ".join(f"{item['path']} {tuple(item[key].shape)}" for item in flat)
-            raise ConfigError(
-                f"The images of a batch have different sizes of '{key}': {sizes}. "
-                "Set data.patch_shape, or data.batch_size to 1."
-            )
-        batch[key] = torch.stack(values)
-    return batch

@@ -5,47 +5,21 @@ train.csv, valid.csv, ... | one .csv or .parquet | rows in memory  ->  {split: [
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from cyto_dl.data.tables import SPLITS, Table, absolute_path, frame, manifest_folder, read_tables
 from cyto_dl.errors import ManifestError, list_problems
-from cyto_dl.storage import is_remote, localize
+from cyto_dl.storage import is_remote
 
-SPLITS = ("train", "valid", "test", "predict")
-TABLES = (".csv", ".parquet")
 ROW = "row"  # the key under which every row says where it stands
 
 Row = dict[str, Any]
 Rows = dict[str, list[Row]]
 InMemory = pd.DataFrame | Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Mapping[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table of rows and where it comes from.
-
-    Attributes:
-        cells: The table, with all its columns.
-        name: What messages call it.
-        where: Names a row when its number is filled in, counted from `first`.
-        first: The number of the first row.
-        split: The split of all rows, when the table has no column for it.
-    """
-
-    cells: pd.DataFrame
-    name: str
-    where: str
-    first: int
-    split: str | None = None
-
-    def rows(self, positions: Sequence[int], *, limit: int = 5) -> str:
-        """Where the rows at these positions stand, for a message."""
-        shown = ", ".join(self.where.format(self.first + position) for position in positions[:limit])
-        return shown + (f" and {len(positions) - limit} more" if len(positions) > limit else "")
 
 
 def read_manifest(
@@ -93,9 +67,10 @@ def collect_rows(
         ManifestError: With everything that is wrong with the table, at once.
     """
     if isinstance(data, Mapping):
-        tables = [Table(_frame(rows), split, f"{split}[{{}}]", 0, split) for split, rows in data.items()]
+        names = dict.fromkeys(name for rows in data.values() for row in rows for name in row)
+        tables = [Table(frame(rows, names), split, f"{split}[{{}}]", 0, split) for split, rows in data.items()]
     else:
-        tables = [Table(_frame(data), "data.path", "data.path[{}]", 0)]
+        tables = [Table(frame(data), "data.path", "data.path[{}]", 0)]
     split_column = split_column or "split"
     folder = str(Path.cwd())
     rows, problems = check_tables(tables, columns, split_column=split_column, source_key=source_key, folder=folder)
@@ -127,63 +102,6 @@ def read_column(path: str | PathLike[str], column: str) -> list[str]:
     return [absolute_path(value, manifest_folder(path)) for value in values]
 
 
-def manifest_folder(path: str | PathLike[str]) -> str:
-    """Where a manifest's relative paths start: the folder itself, or the folder of the one file."""
-    address = str(path).rstrip("/")
-    if address.endswith(TABLES):
-        address = address.rpartition("/")[0] or "."
-    return address if is_remote(address) else str(Path(address).absolute())
-
-
-def absolute_path(path: str, folder: str) -> str:
-    """A path of a manifest, absolute: itself, or below the manifest's folder. s3:// addresses stay as they are."""
-    if is_remote(path) or Path(path).is_absolute():
-        return path
-    return f"{folder.rstrip('/')}/{path}" if is_remote(folder) else str(Path(folder, path))
-
-
-def read_tables(path: str | PathLike[str], split_column: str | None) -> list[Table]:
-    """The table or tables that a manifest consists of, with all their columns."""
-    local = localize(path)
-    if local.is_dir():
-        return _read_folder(local, str(path))
-    if not local.is_file():
-        raise ManifestError(f"{path}: the manifest does not exist. Check data.path.")
-    return [_read_table(local, None if split_column else "predict")]
-
-
-def _read_folder(folder: Path, path: str) -> list[Table]:
-    files = {split: [file for suffix in TABLES if (file := folder / f"{split}{suffix}").is_file()] for split in SPLITS}
-    if double := [split for split, found in files.items() if len(found) > 1]:
-        raise ManifestError(f"{path}: there is both a .csv and a .parquet for {', '.join(double)}. Remove one of them.")
-    if not any(files.values()):
-        there = ", ".join(sorted(file.name for file in folder.iterdir())[:10]) or "nothing"
-        raise ManifestError(
-            f"{path}: the folder holds none of train.csv, valid.csv, test.csv, predict.csv (or .parquet), but {there}. "
-            "Name the files after their split, or give one file as data.path and its column as data.split_column."
-        )
-    return [_read_table(found[0], split) for split, found in files.items() if found]
-
-
-def _read_table(file: Path, split: str | None) -> Table:
-    if file.suffix not in TABLES:
-        raise ManifestError(f"{file}: a manifest is a .csv or a .parquet file, or a folder of them. Check data.path.")
-    try:
-        cells = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype=str)
-    except (OSError, ValueError) as error:  # pandas' and pyarrow's parser errors are ValueErrors
-        raise ManifestError(f"{file}: the manifest cannot be read: {error}.") from error
-    first = 2 if file.suffix == ".csv" else 0  # the header is line 1 of a .csv
-    return Table(cells.reset_index(drop=True), file.name, f"{file.name}:{{}}", first, split)
-
-
-def _frame(rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows as a table whose cells hold whatever was in them, numbered from 0."""
-    if isinstance(rows, pd.DataFrame):
-        return rows.reset_index(drop=True)
-    names = dict.fromkeys(name for row in rows for name in row)
-    return pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in names})
-
-
 def check_tables(
     tables: Sequence[Table],
     columns: Mapping[str, str],
@@ -198,14 +116,14 @@ def check_tables(
     problems = [] if any(len(table.cells) for table in tables) else ["the manifest is empty: it has no rows."]
     for table in tables:
         splits = _splits(table, split_column, problems)
-        is_training = splits != "predict"
-        present = _present_columns(table, columns, columns if is_training.any() else [source_key], problems)
-        paths = {
-            key: _paths(table, column, needed=is_training | (key == source_key), folder=folder, problems=problems)
-            for key, column in present.items()
-        }
+        has_targets = (splits != "predict").any()
+        present = _present_columns(table, columns, columns if has_targets else [source_key], problems)
+        cells = {key: _cells(table, column, folder) for key, column in present.items()}
+        problems += _empty_cells(table, splits, cells, columns=columns, source_key=source_key)
+        for key, column in present.items():
+            cells[key] = _existing(table, column, cells[key], folder=folder, problems=problems)
         for position, split in enumerate(splits):
-            values = {key: found[position] for key, found in paths.items() if found[position] is not None}
+            values = {key: found[position] for key, found in cells.items() if found[position] is not None}
             rows.setdefault(split, []).append(values | {ROW: table.where.format(table.first + position)})
     return {split: found for split, found in rows.items() if found}, problems
 
@@ -226,7 +144,7 @@ def _splits(table: Table, split_column: str | None, problems: list[str]) -> pd.S
         same = splits.isna() if pd.isna(value) else splits == value
         problems.append(
             f"the split {'is missing' if pd.isna(value) else repr(value) + ' is unknown'} in "
-            f"{table.rows(same.to_numpy().nonzero()[0].tolist())}. Splits are {', '.join(SPLITS)}, spelled exactly so."
+            f"{table.rows(_positions(same))}. Splits are {', '.join(SPLITS)}, spelled exactly so."
         )
     return splits
 
@@ -243,13 +161,48 @@ def _present_columns(
     return {key: column for key, column in columns.items() if column in table.cells}
 
 
-def _paths(table: Table, column: str, *, needed: pd.Series, folder: str, problems: list[str]) -> list[Any]:
-    """The column's values with absolute paths; cells without a value and files that do not exist become problems."""
+def _cells(table: Table, column: str, folder: str) -> list[Any]:
+    """The column's values with absolute paths; None where there is none."""
     values = [None if _is_empty(value) else value for value in table.cells[column]]
-    values = [absolute_path(str(value), folder) if isinstance(value, str | PathLike) else value for value in values]
-    empty = [position for position, value in enumerate(values) if value is None and needed.iloc[position]]
-    if empty:
-        problems.append(f"column '{column}' has no value in {table.rows(empty)}.")
+    return [absolute_path(str(value), folder) if isinstance(value, str | PathLike) else value for value in values]
+
+
+def _empty_cells(
+    table: Table, splits: pd.Series, cells: Mapping[str, list[Any]], *, columns: Mapping[str, str], source_key: str
+) -> list[str]:
+    """Rows without a source or without any target; targets without which all of the training would go."""
+    is_empty = pd.DataFrame({key: [value is None for value in values] for key, values in cells.items()}, dtype=bool)
+    problems = []
+    targets = [key for key in cells if key != source_key]
+    sourceless = is_empty[source_key] if source_key in cells else pd.Series(False, index=is_empty.index)
+    if sourceless.any():
+        problems.append(f"column '{columns[source_key]}' has no value in {table.rows(_positions(sourceless))}.")
+    if not targets:
+        return problems
+    is_bare = is_empty[targets].all(axis="columns") & (splits != "predict")
+    if is_bare.any():
+        names = "', '".join(dict.fromkeys(columns[key] for key in targets))
+        several = len({columns[key] for key in targets}) > 1
+        problems.append(
+            f"column{'s' if several else ''} '{names}' {'have' if several else 'has'} no value in "
+            f"{table.rows(_positions(is_bare))}. Every row needs {'at least one' if several else 'its'} target."
+        )
+    in_training = splits == "train"
+    never = [key for key in targets if in_training.any() and is_empty.loc[in_training & ~is_bare, key].all()]
+    for column in dict.fromkeys(columns[key] for key in never if not is_bare[in_training].all()):
+        problems.append(
+            f"column '{column}' of {table.name} has no value in any row of the split 'train': nothing would be learnt "
+            "about it. Fill it, or leave it out of data.columns."
+        )
+    return problems
+
+
+def _positions(is_chosen: pd.Series) -> list[int]:
+    return is_chosen.to_numpy().nonzero()[0].tolist()
+
+
+def _existing(table: Table, column: str, values: list[Any], *, folder: str, problems: list[str]) -> list[Any]:
+    """The values without files that do not exist, which become a problem."""
     absent = [
         position
         for position, value in enumerate(values)

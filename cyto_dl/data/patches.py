@@ -15,6 +15,17 @@ from torch.utils.data import Dataset
 
 from cyto_dl.data.cache import CachedDataset, Sample, plain_tensors
 from cyto_dl.data.check import fits, patch_too_large
+from cyto_dl.data.scale import (
+    Scale,
+    common_steps,
+    no_scale,
+    off_the_grid,
+    scale_of,
+    source_voxel,
+    target_box,
+    target_spacing,
+)
+from cyto_dl.data.stages import for_missing
 from cyto_dl.data.transforms import Transform, run_transforms
 from cyto_dl.errors import ConfigError, ImageError
 
@@ -37,7 +48,7 @@ class WholeImages(Dataset[Item]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Item:
-        return as_item(checked_sample(self.samples, index))
+        return as_item(checked_sample(self.samples, index)[0])
 
 
 class PatchDataset(Dataset[Item | list[Item]]):
@@ -67,7 +78,7 @@ class PatchDataset(Dataset[Item | list[Item]]):
         seed: int = 0,
     ) -> None:
         self.samples = samples
-        self.augment = tuple(augment)
+        self._augment = {missing: for_missing(augment, missing) for missing in samples.missing}
         self.encoders = dict(encoders or {})
         self.patch_shape = None if patch_shape is None else tuple(patch_shape)
         self.patches_per_image = patches_per_image
@@ -83,14 +94,31 @@ class PatchDataset(Dataset[Item | list[Item]]):
         if isinstance(index, int):  # Lightning's overfit_batches puts in a sampler of plain numbers
             index = (0, *divmod(index, self.patches_per_image))
         generator = np.random.default_rng([self.seed, *index])
-        sample = checked_sample(self.samples, index[1])
+        sample, scales = checked_sample(self.samples, index[1])
         if self.patch_shape is not None:
-            sample = self._crop(sample, generator)
-        with seeded(self.augment, int(generator.integers(2**32))):
-            augmented = run_transforms(self.augment, dict(sample.tensors), path=sample.path)
-        if isinstance(augmented, list):  # a transform that makes several samples of one
-            return [self._encoded(sample._replace(tensors=plain_tensors(one)), index[1]) for one in augmented]
-        return self._encoded(sample._replace(tensors=plain_tensors(augmented)), index[1])
+            sample = self._crop(sample, scales, generator)
+        augment = self._augment[self.samples.missing[index[1]]]
+        with seeded(augment, int(generator.integers(2**32))):
+            augmented = run_transforms(augment, dict(sample.tensors), path=sample.path)
+        items = [
+            sample._replace(tensors=plain_tensors(one))
+            for one in (augmented if isinstance(augmented, list) else [augmented])
+        ]
+        for item in items:
+            self._check_scales(item, scales)
+        encoded = [self._encoded(item, index[1]) for item in items]
+        return encoded if isinstance(augmented, list) else encoded[0]  # several, if a transform makes several of one
+
+    def _check_scales(self, item: Sample, before: Mapping[str, Scale]) -> None:
+        """Refuse augmentations that treat a source and its target of other size alike, voxel by voxel."""
+        source_key = self.samples.source_key
+        for key in before.keys() & item.tensors.keys():
+            if set(before[key]) != {1} and _scale(item, source_key, key) != before[key]:
+                raise ConfigError(
+                    f"{item.path}: data.transforms.augment changes how many voxels '{key}' has per voxel of "
+                    f"'{source_key}', so that they no longer show the same place. Where sizes differ, use flips, and "
+                    "rotations by right angles in a plane in which patch_shape has equal sides."
+                )
 
     def _encoded(self, sample: Sample, row: int) -> Item:
         """The item of a batch, with what the encoders make of its targets."""
@@ -98,59 +126,65 @@ class PatchDataset(Dataset[Item | list[Item]]):
         for key, encode in self.encoders.items():
             if key not in tensors:
                 continue
+            scale = _scale(sample, self.samples.source_key, key)
             try:
-                tensors[key] = encode(tensors[key], sample.spacing_um)
+                tensors[key] = encode(tensors[key], target_spacing(sample.spacing_um, scale))
             except ValueError as error:
                 name = self.samples.name(row, key)
                 raise ImageError(f"{name}: the target '{key}' cannot be encoded for its head: {error}") from error
         return as_item(sample._replace(tensors=tensors))
 
-    def _crop(self, sample: Sample, generator: np.random.Generator) -> Sample:
-        shape = tuple(sample.tensors[self.samples.source_key].shape[1:])
-        if not fits(self.patch_shape or (), shape):
-            raise ConfigError(patch_too_large(sample.path, shape, self.patch_shape or ()))
-        origin = self._origin(sample, shape, generator)
-        box = [slice(start, start + size) for start, size in zip(origin, self.patch_shape or (), strict=True)]
+    def _crop(self, sample: Sample, scales: Mapping[str, Scale], generator: np.random.Generator) -> Sample:
+        shape, patch = tuple(sample.tensors[self.samples.source_key].shape[1:]), self.patch_shape or ()
+        if not fits(patch, shape):
+            raise ConfigError(patch_too_large(sample.path, shape, patch))
+        steps = common_steps(len(shape), scales.values())
+        if any(size % step for size, step in zip(patch, steps, strict=True)):
+            raise ConfigError(off_the_grid(sample.path, patch, steps))
+        origin = self._origin(sample, scales, steps, generator)
+        box = [slice(start, start + size) for start, size in zip(origin, patch, strict=True)]
         patches = {}
-        for key, tensor in sample.tensors.items():  # a target may lack the leading axes: a stack's projection
-            inside: tuple[Any, ...] = (..., *box[len(shape) - tensor.ndim + 1 :])
+        for key, tensor in sample.tensors.items():
+            inside: tuple[Any, ...] = (..., *target_box(box, scales[key]))
             patches[key] = tensor[inside].clone()  # a slice would keep the file mapped
         return sample._replace(tensors=patches)
 
-    def _origin(self, sample: Sample, shape: tuple[int, ...], generator: np.random.Generator) -> list[int]:
-        """The first voxel of a patch: every position at which the patch fits is equally likely, or near foreground."""
-        room = [size - patch for size, patch in zip(shape, self.patch_shape or (), strict=True)]
+    def _origin(
+        self, sample: Sample, scales: Mapping[str, Scale], steps: tuple[int, ...], generator: np.random.Generator
+    ) -> list[int]:
+        """The first voxel of a patch: anywhere on the common grid with equal probability, or near foreground."""
+        shape = sample.tensors[self.samples.source_key].shape[1:]
+        patch = [size // step for size, step in zip(self.patch_shape or (), steps, strict=True)]  # in steps
+        room = [size // step - length for size, step, length in zip(shape, steps, patch, strict=True)]
         origin = [int(generator.integers(most + 1)) for most in room]
-        if self.foreground_key is None or generator.random() >= self.foreground_fraction:
-            return origin
-        voxel = random_foreground_voxel(sample.tensors[self.foreground_key], generator)
-        if voxel is None:
-            return origin
-        missing = len(shape) - len(voxel)
-        centred = [
-            min(max(centre - patch // 2, 0), most)
-            for centre, patch, most in zip(voxel, (self.patch_shape or ())[missing:], room[missing:], strict=True)
-        ]
-        return origin[:missing] + centred
+        key = self.foreground_key
+        if key in sample.tensors and generator.random() < self.foreground_fraction:
+            voxel = random_foreground_voxel(sample.tensors[key], generator)
+            for axis, centre in enumerate(source_voxel(voxel, scales[key]) if voxel else (), start=-len(voxel or ())):
+                origin[axis] = min(max(centre // steps[axis] - patch[axis] // 2, 0), room[axis])
+        return [start * step for start, step in zip(origin, steps, strict=True)]
 
 
-def checked_sample(samples: CachedDataset, index: int) -> Sample:
-    """The sample of a row, whose targets cover the same voxels as the source; they may lack its leading axes.
+def checked_sample(samples: CachedDataset, index: int) -> tuple[Sample, dict[str, Scale]]:
+    """The sample of a row, and how many voxels of each of its images lie along one of the source.
 
     Raises:
-        ImageError: A target has another size than its source.
+        ImageError: A target's size does not go with its source's.
     """
     sample = samples[index]
-    shape = tuple(sample.tensors[samples.source_key].shape[1:])
+    source_key, scales = samples.source_key, {}
     for key, tensor in sample.tensors.items():
-        if tuple(tensor.shape[1:]) != shape[len(shape) - tensor.ndim + 1 :]:
-            target = samples.data[index].get(key)
-            raise ImageError(
-                f"{sample.path}: '{samples.source_key}' has the size {shape}, but its '{key}' "
-                f"({target if isinstance(target, str) else 'an array'}) has {tuple(tensor.shape[1:])}. They must cover "
-                "the same voxels; a target may lack the leading axes."
-            )
-    return sample
+        scale = _scale(sample, source_key, key)
+        if scale is None:
+            shapes = {"shape": sample.tensors[source_key].shape[1:], "found": tensor.shape[1:]}
+            raise ImageError(no_scale(source_key, sample.path, key=key, target=samples.name(index, key), **shapes))
+        scales[key] = scale
+    return sample, scales
+
+
+def _scale(sample: Sample, source_key: str, key: str) -> Scale | None:
+    shape, target_shape = (tuple(sample.tensors[which].shape[1:]) for which in (source_key, key))
+    return scale_of(shape, target_shape)
 
 
 def random_foreground_voxel(target: torch.Tensor, generator: np.random.Generator) -> list[int] | None:

@@ -23,8 +23,9 @@ from cyto_dl.data.check import (
 )
 from cyto_dl.data.fingerprint import fingerprint
 from cyto_dl.data.image import describe_image
-from cyto_dl.data.manifest import Row, Rows, Table, absolute_path, check_tables, manifest_folder, read_tables
+from cyto_dl.data.manifest import Row, Rows, check_tables
 from cyto_dl.data.split import MADE, make_splits
+from cyto_dl.data.tables import Table, absolute_path, manifest_folder, read_tables
 from cyto_dl.errors import ImageError, ManifestError, list_problems
 from cyto_dl.storage import atomic_path, localize, sha256
 

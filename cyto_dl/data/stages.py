@@ -6,14 +6,14 @@ load: file -> array. preprocess: deterministic, cached, travels with the model. 
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from monai.transforms import Compose, InvertibleTransform, MapTransform
 from monai.transforms.traits import RandomizableTrait
 
 from cyto_dl.config import instantiate
-from cyto_dl.data.manifest import SPLITS
+from cyto_dl.data.tables import SPLITS
 from cyto_dl.data.transforms import ReadImaged, Transform, allowing_missing_keys
 from cyto_dl.errors import ConfigError
 
@@ -88,6 +88,23 @@ def for_source(items: Sequence[Any], source_key: str) -> list[Any]:
         ConfigError: A transform concerns source and targets and cannot skip keys.
     """
     return _select(items, lambda keys, _: source_key in keys, lambda keys: set(keys) != {source_key})
+
+
+def for_missing(items: Sequence[Any], missing: Collection[str]) -> list[Any]:
+    """The transforms for a row that lacks some of its targets.
+
+    Args:
+        items: Objects, or mappings with a `_target_`.
+        missing: The keys that are not there.
+
+    Returns:
+        Items of the same kind. Those that concern only missing keys are dropped; those that concern others too skip the
+        missing ones.
+
+    Raises:
+        ConfigError: A transform concerns missing and other keys and cannot skip keys.
+    """
+    return _select(items, lambda keys, _: not set(keys) <= set(missing), lambda keys: not set(keys).isdisjoint(missing))
 
 
 def for_targets(items: Sequence[Any], source_key: str) -> list[Any]:
@@ -173,7 +190,8 @@ def _lenient(item: Any) -> Any:
     if not able:
         raise ConfigError(
             f"The transform {kind.__name__} with the keys {list(_keys(item))} cannot leave a key out (it has no "
-            "`allow_missing_keys`), but at predict time there are no targets. Write it once per key in data.transforms."
+            "`allow_missing_keys`), but targets may be missing: in some rows, and always at predict time. Write it once "
+            "per key in data.transforms."
         )
     return changed
 

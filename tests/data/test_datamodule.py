@@ -223,7 +223,7 @@ def test_sizes_are_not_checked_in_files_when_preprocessing_changes_them(datamodu
     assert next(iter(data.train_dataloader()))["raw"].shape == (4, 1, 70, 70)
     data = datamodule(transforms=transforms(2, SpatialPadd("raw", [80, 80])))
     data.setup("fit")
-    with pytest.raises(ImageError, match=r"raw_\d\.tif: 'raw' has the size \(80, 80\), but its 'seg' .*\(64, 64\)"):
+    with pytest.raises(ImageError, match=r"raw_\d\.tif\) has the size \(80, 80\), but 'seg' .*\(64, 64\)"):
         next(iter(data.train_dataloader()))
 
 

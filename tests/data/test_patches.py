@@ -158,7 +158,7 @@ def test_a_patch_that_does_not_fit_names_the_key_and_the_image(patch_shape):
 def test_a_target_of_another_size_names_both():
     made = samples(2, seg=np.zeros((9, 10)))
     for dataset, index in (PatchDataset(made, patch_shape=[4, 4]), (0, 0, 0)), (WholeImages(made), 0):
-        with pytest.raises(ImageError, match=r"train\[0\]: 'raw' has the size \(9, 11\), but its 'seg' .* \(9, 10\)"):
+        with pytest.raises(ImageError, match=r"'raw' \(train\[0\]\) has the size \(9, 11\), but 'seg' .* \(9, 10\)"):
             dataset[index]
 
 
