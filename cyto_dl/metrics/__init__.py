@@ -1,4 +1,4 @@
-"""Measures of a prediction against its target: one value per image, then the mean over images."""
+"""Measures of a prediction against its target: per image and then the mean over images, or pooled over images."""
 
 import lazy_loader
 

@@ -1,6 +1,11 @@
 from .defaults import default_metrics as default_metrics
+from .instances import InstanceAP as InstanceAP
+from .instances import InstanceF1 as InstanceF1
+from .instances import InstancePQ as InstancePQ
+from .intensity import NRMSE as NRMSE
 from .intensity import PSNR as PSNR
 from .intensity import R2 as R2
+from .intensity import AffinePSNR as AffinePSNR
 from .intensity import Pearson as Pearson
 from .matching import IOU_THRESHOLDS as IOU_THRESHOLDS
 from .matching import Matching as Matching
@@ -8,4 +13,6 @@ from .matching import match_objects as match_objects
 from .overlap import Dice as Dice
 from .overlap import IoU as IoU
 from .per_image import PerImageMetric as PerImageMetric
+from .pooled import CountMetric as CountMetric
+from .pooled import PooledMetric as PooledMetric
 from .similarity import SSIM as SSIM

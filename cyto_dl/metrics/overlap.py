@@ -4,15 +4,20 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from monai.metrics import compute_dice, compute_iou
 from torch import Tensor
 
 from cyto_dl.errors import ConfigError
-from cyto_dl.metrics.per_image import PerImageMetric, check_same_shape
+from cyto_dl.metrics.per_image import check_same_shape
+from cyto_dl.metrics.pooled import CountMetric
+
+# A head's masks are not known before its first image, and processes can only add up counts of one size, also when one
+# of them saw no image.
+MAX_MASKS = 64
+_COUNTS = 3  # TP, FP and FN
 
 
-class _Overlap(PerImageMetric):
-    """Masks per channel or class, compared by a function of MONAI."""
+class _Overlap(CountMetric):
+    """Masks per channel or class. A mask without a pixel in both is undefined; one with false pixels alone counts 0."""
 
     def __init__(self, *, activation: str = "sigmoid", **kwargs: Any) -> None:
         """Make the metric.
@@ -31,40 +36,56 @@ class _Overlap(PerImageMetric):
             raise ConfigError(f"metrics: activation is {activation!r}; an overlap needs sigmoid or softmax.")
         self.activation = activation
 
-    def per_image(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """The value of each image: the mean over its masks (or foreground classes), shape (B,).
+    @property
+    def num_statistics(self) -> int:
+        return MAX_MASKS * _COUNTS
 
-        A mask that is empty in both is undefined; an image without any defined mask is NaN. A mask that is empty in
-        the target alone counts 0, so that false alarms are seen.
+    def statistics(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Counts of pixels per image, (B, 64 * 3): TP, FP and FN of each mask; masks that a head lacks have none.
+
+        Raises:
+            ConfigError: The shapes do not fit, or there are more than 64 masks.
         """
         if self.activation == "softmax":
             prediction, target = _class_masks(prediction, target)
         else:
             check_same_shape(prediction, target, metric=type(self).__name__)
             prediction, target = prediction > 0.5, target > 0.5
-        values = self.compare(prediction.float(), target.float())
-        empty = ~(prediction | target).flatten(2).any(dim=2)
-        return torch.nanmean(values.masked_fill(empty, float("nan")), dim=1)
+        if prediction.shape[1] > MAX_MASKS:
+            raise ConfigError(f"{type(self).__name__} takes at most {MAX_MASKS} masks, not {prediction.shape[1]}.")
+        counts = [mask.flatten(2).sum(2) for mask in (prediction & target, prediction & ~target, ~prediction & target)]
+        per_mask = torch.stack(counts, dim=2).cpu().double()
+        missing = per_mask.new_zeros(len(per_mask), MAX_MASKS - per_mask.shape[1], _COUNTS)
+        return torch.cat([per_mask, missing], dim=1).flatten(1)
+
+    def per_mask(self, statistics: Tensor) -> Tensor:
+        """The value of each mask from counts (..., 64 * 3): (..., 64), NaN where a mask has no pixel in both."""
+        tp, fp, fn = statistics.unflatten(-1, (MAX_MASKS, _COUNTS)).unbind(-1)
+        return self.compare(tp, fp, fn)
+
+    def from_statistics(self, statistics: Tensor) -> Tensor:
+        """The mean over masks (or foreground classes) that are defined; NaN where none is."""
+        return torch.nanmean(self.per_mask(statistics), dim=-1)
 
     @abstractmethod
-    def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """One value per image and mask, (B, C), of masks B C (Z) Y X."""
+    def compare(self, tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
+        """The value of numbers of pixels."""
 
 
 class Dice(_Overlap):
-    """Dice's coefficient, 2 TP / (2 TP + FP + FN), mean over images."""
+    """Dice's coefficient, 2 TP / (2 TP + FP + FN), mean over masks, mean over images."""
 
-    def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Dice per image and mask."""
-        return compute_dice(prediction, target, ignore_empty=False)
+    def compare(self, tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
+        """Dice."""
+        return 2 * tp / (2 * tp + fp + fn)
 
 
 class IoU(_Overlap):
-    """Intersection over union (Jaccard's index), TP / (TP + FP + FN), mean over images."""
+    """Intersection over union (Jaccard's index), TP / (TP + FP + FN), mean over masks, mean over images."""
 
-    def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """IoU per image and mask."""
-        return compute_iou(prediction, target, ignore_empty=False)
+    def compare(self, tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
+        """IoU."""
+        return tp / (tp + fp + fn)
 
 
 def _class_masks(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,11 @@ from cyto_dl.errors import ConfigError
 
 
 class PerImageMetric(Metric, ABC):
-    """The mean of one value per image; images for which the value is undefined (NaN) are left out.
+    """The mean of one value per image; images for which the value is not finite are left out.
 
-    Each image counts the same whatever its size, and the result does not depend on the batch size or on how many
-    processes shared the images. Without any defined image the mean is NaN.
+    That is an undefined value (NaN), and the infinite PSNR of a perfect prediction, of which there is no mean. Each
+    image counts the same whatever its size, and the result does not depend on the batch size or on how many processes
+    shared the images. Without any finite value the mean is NaN.
     """
 
     full_state_update = False
@@ -41,9 +42,9 @@ class PerImageMetric(Metric, ABC):
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add a batch."""
         values = self.per_image(prediction, target)
-        defined = ~torch.isnan(values)
+        defined = torch.isfinite(values)
         self.total += values[defined].sum().to(self.total)
-        self.num_images += defined.sum()
+        self.num_images += defined.sum().to(self.num_images)
 
     def compute(self) -> Tensor:
         """The mean over all images added since the last reset."""

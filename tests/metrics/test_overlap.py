@@ -8,7 +8,7 @@ from monai.metrics import DiceMetric
 from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
 
 from cyto_dl.errors import ConfigError
-from cyto_dl.metrics import Dice, IoU
+from cyto_dl.metrics import Dice, IoU, PooledMetric
 
 
 def mask(*values):
@@ -50,7 +50,7 @@ def test_values_are_those_of_torchmetrics_and_monai(seed, spatial_dims):
         assert Dice().per_image(*one).item() == pytest.approx(binary_f1_score(*flat).item(), abs=1e-6)
         assert IoU().per_image(*one).item() == pytest.approx(binary_jaccard_index(*flat).item(), abs=1e-6)
     monai = DiceMetric(reduction="none")((prediction > 0.5).float(), target)
-    assert torch.allclose(Dice().per_image(prediction, target), monai[:, 0])
+    assert torch.allclose(Dice().per_image(prediction, target).float(), monai[:, 0])
 
 
 def test_channels_are_masks_of_their_own_and_empty_ones_are_left_out():
@@ -74,6 +74,37 @@ def test_classes_in_stacks(space):
     target = torch.randint(0, 3, (2, 1, *space), generator=torch.Generator().manual_seed(0))
     prediction = torch.nn.functional.one_hot(target[:, 0], 3).movedim(-1, 1).float()
     assert Dice(activation="softmax").per_image(prediction, target).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("space", [(4, 5), (3, 4, 5)])
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_pooled_masks_are_those_of_one_large_image(activation, space):
+    generator = torch.Generator().manual_seed(0)
+    prediction = torch.rand((3, 4, *space), generator=generator)
+    if activation == "sigmoid":
+        target = (torch.rand((3, 4, *space), generator=generator) > 0.6).float()
+    else:
+        target = torch.randint(0, 4, (3, 1, *space), generator=generator).float()
+    joined = [torch.cat(list(each[:, None]), dim=-1) for each in (prediction, target)]
+    for metric in (Dice(activation=activation), IoU(activation=activation)):
+        pooled = PooledMetric(metric)
+        pooled.update(prediction[:1], target[:1])
+        pooled.update(prediction[1:], target[1:])
+        assert pooled.compute().item() == pytest.approx(metric.per_image(*joined).item(), abs=1e-6)  # single precision
+
+
+def test_every_mask_has_a_value_of_its_own():
+    target = torch.tensor([0, 0, 1, 1, 2, 2]).reshape(1, 1, 1, 6)
+    predicted = torch.tensor([0, 1, 1, 1, 2, 0]).reshape(1, 1, 1, 6)
+    dice = Dice(activation="softmax")
+    values = dice.per_mask(dice.statistics(one_hot_logits(predicted, 4), target.float()))[0]
+    assert values[:2].tolist() == pytest.approx([4 / 5, 2 / 3])
+    assert torch.isnan(values[2:]).all()  # class 3 is in neither, and there are no more
+
+
+def test_more_masks_than_are_counted_are_refused():
+    with pytest.raises(ConfigError, match="at most 64 masks, not 65"):
+        Dice().per_image(torch.zeros(1, 65, 2, 2), torch.zeros(1, 65, 2, 2))
 
 
 def test_another_activation_is_refused():

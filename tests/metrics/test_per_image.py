@@ -4,9 +4,24 @@ import pytest
 import torch
 
 from cyto_dl.errors import ConfigError
-from cyto_dl.metrics import PSNR, R2, SSIM, Dice, IoU, Pearson, PerImageMetric, default_metrics
+from cyto_dl.metrics import (
+    NRMSE,
+    PSNR,
+    R2,
+    SSIM,
+    AffinePSNR,
+    Dice,
+    InstanceAP,
+    InstanceF1,
+    InstancePQ,
+    IoU,
+    Pearson,
+    PerImageMetric,
+)
 
-ALL = [Dice, IoU, Pearson, R2, PSNR, SSIM]
+OF_MASKS = [Dice, IoU]
+OF_OBJECTS = [InstanceAP, InstanceF1, InstancePQ]
+ALL = [*OF_MASKS, *OF_OBJECTS, Pearson, R2, PSNR, AffinePSNR, SSIM, NRMSE]
 
 
 class First(PerImageMetric):
@@ -20,8 +35,9 @@ def pixels(*values):
     return torch.tensor(values).reshape(-1, 1, 1, 1)
 
 
-def test_the_mean_leaves_out_undefined_images():
+def test_the_mean_leaves_out_undefined_and_infinite_images():
     metric = First()
+    metric.update(pixels(float("inf")), None)
     metric.update(pixels(1.0, float("nan")), None)
     metric.update(pixels(float("nan")), None)
     metric.update(pixels(4.0), None)
@@ -43,8 +59,12 @@ def test_the_mean_of_no_image_is_undefined():
 @pytest.mark.parametrize("space", [(12, 13), (8, 9, 10)])
 def test_the_mean_does_not_depend_on_batches_or_processes(metric_class, space):
     generator = torch.Generator().manual_seed(0)
-    prediction, target = torch.rand((2, 5, 2, *space), generator=generator)
-    target = (target > 0.5).float() if metric_class in (Dice, IoU) else target
+    num_channels = 1 if metric_class in OF_OBJECTS else 2
+    prediction, target = torch.rand((2, 5, num_channels, *space), generator=generator)
+    if metric_class in OF_MASKS:
+        target = (target > 0.5).float()
+    if metric_class in OF_OBJECTS:
+        target, prediction = (target * 3).long(), (0.9 * target + 0.1 * prediction).mul(3).long()
     whole, parts = metric_class(), [metric_class(), metric_class()]
     whole.update(prediction, target)
     parts[0].update(prediction[:2], target[:2])
@@ -63,9 +83,3 @@ def test_shapes_that_broadcast_are_refused(metric_class):
 
 def test_metrics_add_nothing_to_a_checkpoint():
     assert all(not metric_class().state_dict() for metric_class in ALL)
-
-
-def test_defaults_are_new_objects_for_every_task():
-    assert list(default_metrics("segmentation", "softmax")) == ["dice", "iou"]
-    assert list(default_metrics("regression", "identity")) == ["pearson", "ssim", "psnr", "r2"]
-    assert default_metrics("segmentation", "sigmoid")["dice"] is not default_metrics("segmentation", "sigmoid")["dice"]
