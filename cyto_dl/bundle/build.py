@@ -206,7 +206,7 @@ def _prediction(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _default_node(task: Task) -> dict[str, Any]:
-    function = default_prediction(task.activation)
+    function = default_prediction(task.kind, task.activation)
     return {"_target_": f"{function.__module__}.{function.__qualname__}", "_partial_": True}
 
 
