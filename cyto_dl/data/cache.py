@@ -19,6 +19,7 @@ import torch
 from monai.data import MetaTensor, PersistentDataset
 
 from cyto_dl import __version__
+from cyto_dl.data.check import not_finite
 from cyto_dl.data.describe import describe
 from cyto_dl.data.manifest import ROW, Row
 from cyto_dl.data.stages import for_missing
@@ -109,10 +110,7 @@ class CachedDataset(PersistentDataset):
                 break
         num_bad = int((~torch.isfinite(tensor)).sum())
         where = "" if isinstance(step, ReadImaged) else f" after the transform {type(step).__name__}"
-        return (
-            f"{_name(row, key)}: {num_bad} of {tensor.numel()} pixels of '{key}' are NaN or infinite{where}. "
-            "Repair the image, or take it out of the manifest."
-        )
+        return not_finite(_name(row, key), key, num_bad, tensor.numel(), where=where)
 
     def _file(self, row: Row, cache_dir: Path) -> Path:
         """Where a row's result is kept. Worked out once per row, so that a run sees one state of its files."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cyto_dl.data.image import ImageInfo, describe_array, describe_image, wrong_num_channels
+from cyto_dl.data.image import ImageInfo, describe_array, describe_image, select_array, wrong_num_channels
 from cyto_dl.data.manifest import ROW, Row
 from cyto_dl.data.scale import Scale, common_steps, no_scale, off_the_grid, scale_of
 from cyto_dl.errors import ImageError
@@ -64,7 +64,20 @@ def _describe(row: Row, key: str, read: Read) -> Described:
     if not hasattr(value, "shape"):
         raise ImageError(f"{name}: an image is a path or an array, but this is a {type(value).__name__}.")
     in_memory = {name: selection[name] for name in ("spatial_dims", "channels", "z") if name in selection}
-    return Described(row[ROW], key, name, describe_array(np.asarray(value), name=name, **in_memory))
+    described = Described(row[ROW], key, name, describe_array(np.asarray(value), name=name, **in_memory))
+    if not np.isfinite(value).all():  # of files only the header is read; theirs are found when they are read
+        pixels = select_array(np.asarray(value), name=name, **in_memory).array
+        if num_bad := int(np.count_nonzero(~np.isfinite(pixels))):
+            raise ImageError(not_finite(name, key, num_bad, pixels.size))
+    return described
+
+
+def not_finite(name: str, key: str, num_bad: int, num_pixels: int, *, where: str = "") -> str:
+    """The message for an image with NaN or infinity."""
+    return (
+        f"{name}: {num_bad} of {num_pixels} pixels of '{key}' are NaN or infinite{where}. "
+        "Repair the image, or leave it out."
+    )
 
 
 def check_channels(described: Sequence[Sequence[Described]]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
+from cyto_dl.data.axes import check_axes
 from cyto_dl.data.cache import CachedDataset
 from cyto_dl.data.check import (
     Described,
@@ -211,6 +212,7 @@ class DataframeDatamodule(LightningDataModule):
         found = {split: stages(self.transforms, split=split) for split in (self.transforms if per_split else SPLITS)}
         for each in found.values():
             self._check_readers(each)
+            check_axes(each.augment, {key: reader.spatial_dims for key, reader in readers(each.load).items()})
         if "predict" in found:
             self._keeps_size = check_without_targets(found["predict"], self.source_key)
             found["predict"] = Stages(*(tuple(for_source(part, self.source_key)) for part in found["predict"]))

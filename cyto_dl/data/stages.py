@@ -5,6 +5,7 @@
 load: file -> array. preprocess: deterministic, cached, travels with the model. augment: random, training patches only.
 """
 
+import copy
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -104,6 +105,8 @@ def for_missing(items: Sequence[Any], missing: Collection[str]) -> list[Any]:
     Raises:
         ConfigError: A transform concerns missing and other keys and cannot skip keys.
     """
+    if not missing:
+        return list(items)
     return _select(items, lambda keys, _: not set(keys) <= set(missing), lambda keys: not set(keys).isdisjoint(missing))
 
 
@@ -136,12 +139,17 @@ def _select(
         inner = _inner(item)
         keys = _keys(item)
         if inner is not None:
-            selected.append(_with_inner(item, _select(inner, keep, lenient)))
+            is_plain = _kind(item) is Compose  # the others choose among theirs, some by weights: none may go
+            selected.append(_with_inner(item, _select(inner, keep if is_plain else _always, lenient)))
         elif not keys:
             selected.append(item)
         elif keep(keys, _kind(item)):
             selected.append(_lenient(item) if lenient(keys) else item)
     return selected
+
+
+def _always(keys: Sequence[str], kind: type) -> bool:
+    return True
 
 
 def _inner(item: Any) -> Sequence[Any] | None:
@@ -154,7 +162,9 @@ def _inner(item: Any) -> Sequence[Any] | None:
 def _with_inner(item: Any, inner: list[Any]) -> Any:
     if isinstance(item, Mapping):
         return {**item, "transforms": inner}
-    return Compose(inner, map_items=item.map_items, unpack_items=item.unpack_items, lazy=item.lazy)
+    made = copy.copy(item)
+    made.transforms = tuple(inner)
+    return made
 
 
 def _keys(item: Any) -> tuple[str, ...]:
@@ -190,8 +200,8 @@ def _lenient(item: Any) -> Any:
     if not able:
         raise ConfigError(
             f"The transform {kind.__name__} with the keys {list(_keys(item))} cannot leave a key out (it has no "
-            "`allow_missing_keys`), but targets may be missing: in some rows, and always at predict time. Write it once "
-            "per key in data.transforms."
+            "`allow_missing_keys`), but targets may be missing: in some rows, and always at predict time. "
+            "Write it once per key in data.transforms."
         )
     return changed
 

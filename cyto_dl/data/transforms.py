@@ -16,6 +16,8 @@ from cyto_dl.errors import CytoDLError, ImageError
 
 Transform = Callable[[Any], Any]
 
+EXACT = 2**24  # the whole numbers up to here are float32 numbers
+
 
 class ReadImaged(MapTransform):
     """Read the images that a row names: path or array -> float32 tensor C(Z)YX that knows its pixel size.
@@ -62,6 +64,7 @@ class ReadImaged(MapTransform):
             image = self._read(item[key], f"{item.get('row', 'array')} '{key}'")
             if self.num_channels not in (None, len(image.array)):
                 raise ImageError(wrong_num_channels(image.path, str(key), len(image.array), self.num_channels))
+            _check_exact(image, str(key))
             item[key] = as_meta_tensor(image)
         return item
 
@@ -72,6 +75,17 @@ class ReadImaged(MapTransform):
         if isinstance(value, np.ndarray | torch.Tensor):
             return select_array(np.asarray(value), name=name, **selection)
         raise ImageError(f"{name}: an image is a path or an array, but this is a {type(value).__name__}.")
+
+
+def _check_exact(image: Image, key: str) -> None:
+    """Refuse whole numbers that float32 would round: two labels would become one."""
+    array = image.array
+    is_large = array.dtype.kind in "iu" and not -EXACT <= array.min() <= array.max() <= EXACT
+    if is_large and (array.astype(np.float32) != array).any():
+        raise ImageError(
+            f"{image.path}: '{key}' has whole numbers up to {array.max()}, but above {EXACT} float32 cannot tell them "
+            "apart. Number labels from 1 on (skimage.segmentation.relabel_sequential), or divide intensities."
+        )
 
 
 def as_meta_tensor(image: Image) -> MetaTensor:

@@ -163,9 +163,48 @@ def test_a_table_in_memory_is_read_like_a_file(folder, monkeypatch):
 def test_rows_in_memory_are_checked_like_a_file():
     with pytest.raises(ManifestError, match=r"'Train' is unknown in Train\[0\]"):
         collect_rows({"Train": [{"image": np.zeros((8, 8))}]}, columns={"raw": "image"}, split_column=None)
-    with pytest.raises(ManifestError, match="column 'mask' has no value in"):
+    with pytest.raises(
+        ManifestError, match=r"column 'mask' has no value in data\.path\[1\]. Every row needs its target"
+    ):
         collect_rows(
             [{"image": np.zeros(2), "mask": np.zeros(2), "split": "train"}, {"image": np.zeros(2), "split": "train"}],
             columns=COLUMNS,
             split_column=None,
         )
+
+
+THREE = {"raw": "image", "seg": "mask", "edge": "border"}
+
+
+def test_a_row_needs_one_of_its_targets_and_a_split_that_is_trained_on_needs_each(folder):
+    lines = ["images/a.tif,images/b.tif,,train", "images/c.tif,,images/b.tif,train", "images/d.tif,,images/b.tif,test"]
+    header = "image,mask,border,split\n"
+    rows = read_manifest(write(folder / "m.csv", header + "\n".join(lines)), columns=THREE, split_column="split")
+    assert [set(row) for row in rows["train"]] == [{"raw", "seg", "row"}, {"raw", "edge", "row"}]
+    lines[1] = "images/c.tif, ,,train"
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(write(folder / "m.csv", header + "\n".join(lines)), columns=THREE, split_column="split")
+    assert "columns 'mask', 'border' have no value in m.csv:3. Every row needs at least one target." in str(
+        caught.value
+    )
+    assert "column 'border' of m.csv has no value in any row of the split 'train'" in str(caught.value)
+
+
+def test_a_target_whose_file_is_gone_is_not_called_empty_too(folder):
+    manifest = write(folder / "m.csv", "image,mask,split\nimages/a.tif,images/gone.tif,train\n")
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(manifest, columns=COLUMNS, split_column="split")
+    assert str(caught.value).count("\n  - ") == 1
+
+
+def test_a_key_that_only_another_split_in_memory_has_is_an_empty_cell():
+    image = np.zeros((8, 8))
+    rows = {
+        "train": [{"image": image, "mask": image, "border": image}],
+        "valid": [{"image": image.copy(), "mask": image}],
+        "test": [],
+    }
+    found = collect_rows(rows, columns=THREE, split_column=None)
+    assert found["valid"][0].keys() == {"raw", "seg", "row"}
+    with pytest.raises(ManifestError, match=r"valid has no column 'border' \(data\.columns\.edge\)"):
+        collect_rows({"valid": rows["valid"]}, columns=THREE, split_column=None)

@@ -16,7 +16,7 @@ from monai.transforms import (
     ToTensord,
 )
 
-from cyto_dl.data.stages import for_source, for_targets, is_random, readers, stages
+from cyto_dl.data.stages import for_missing, for_source, for_targets, is_random, readers, stages
 from cyto_dl.data.transforms import ReadImaged
 from cyto_dl.errors import ConfigError
 
@@ -168,3 +168,28 @@ def test_targets_are_compared_in_the_geometry_of_the_original_image():
 def test_a_transform_that_needs_all_its_keys_stays_strict_where_they_are_there():
     concat = ConcatItemsd(["seg", "edge"], name="both")
     assert for_targets([concat], "raw") == [concat]
+
+
+def test_for_a_row_without_some_targets_only_what_concerns_those_alone_is_dropped():
+    flip, both, edge, whole = (
+        RandFlipd(["raw", "seg"]),
+        NormalizeIntensityd(["seg", "edge"]),
+        Resized("edge", [4]),
+        print,
+    )
+    assert for_missing([flip, both, edge, whole], ()) == [flip, both, edge, whole]
+    kept = for_missing([flip, both, edge, whole], {"edge"})
+    assert [kept[0], kept[2]] == [flip, whole]
+    assert names(kept[1:2]) == ["NormalizeIntensityd"]
+    assert kept[1].allow_missing_keys
+    assert not both.allow_missing_keys
+
+
+def test_one_of_several_stays_one_of_several_when_a_target_is_missing():
+    choice = OneOf([RandFlipd("edge", prob=1), RandFlipd(["raw", "edge"], prob=1, spatial_axis=-1)], weights=[0.9, 0.1])
+    (without,) = for_missing([choice], {"edge"})
+    ramp = torch.arange(4.0).expand(1, 4, 4)
+    num_flipped = sum(bool(without({"raw": ramp})["raw"][0, 0, 0] == 3) for _ in range(200))
+    assert 5 <= num_flipped <= 45  # 20 expected; more than three standard deviations either way
+    assert without({"raw": ramp}).keys() == {"raw"}
+    assert not choice.transforms[0].allow_missing_keys
