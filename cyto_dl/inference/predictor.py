@@ -2,13 +2,15 @@
 
 image -> check -> preprocess -> sliding window(backbone -> heads) -> undo geometry -> postprocess -> images
                                                                                   -> activate    -> metrics
+Objects (a head of the kind "instances") are decoded once, on the whole image: their labels are the image, and what
+metrics see.
 """
 
 import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,10 +22,23 @@ from cyto_dl.data.transforms import Transform, as_meta_tensor, run_transforms
 from cyto_dl.errors import ConfigError, ImageError
 from cyto_dl.inference.geometry import undo_geometry
 from cyto_dl.inference.sliding_window import SlidingWindow
-from cyto_dl.model.network import TaskNetwork
 from cyto_dl.model.tasks import activate
 
 Postprocess = Callable[[Tensor], Tensor]
+
+
+class HeadsNetwork(Protocol):
+    """Backbone and heads, on whatever computes them: a `TaskNetwork`, an `Ensemble` of them, an engine."""
+
+    @property
+    def heads(self) -> Iterable[str]:
+        """The names of the heads."""
+
+    def only(self, heads: Sequence[str]) -> "HeadsNetwork":
+        """The same network with these heads."""
+
+    def __call__(self, windows: Tensor, /) -> Mapping[str, Tensor]:
+        """Logits per head, of windows B C (Z) Y X."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +69,7 @@ class Prediction(NamedTuple):
     """What one forward pass gives, per head."""
 
     images: dict[str, np.ndarray]  # postprocessed, C (Z) Y X
-    activations: dict[str, Tensor]  # in the target's own units, C (Z) Y X, float32 on the CPU
+    activations: dict[str, Tensor]  # in the target's own units, C (Z) Y X, on the CPU: float32; int32 for objects
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +91,7 @@ class Predictor:
     name: str
     input: InputSpec
     outputs: Mapping[str, Mapping[str, Any]]
-    network: TaskNetwork
+    network: HeadsNetwork
     preprocess: Sequence[Transform]
     postprocess: Mapping[str, Postprocess]
     window: SlidingWindow
@@ -112,15 +127,21 @@ class Predictor:
 
     def activations(self, image: np.ndarray | Image, *, heads: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Activated output per head, in the target's own units, for metrics. Arguments as for `predict`."""
-        return {head: self._activate(head, each) for head, each in self._logits(image, heads).items()}
+        logits = self._logits(image, heads)
+        return {
+            head: _as_tensor(self._draw(head, each)) if self._is_of_objects(head) else self._activate(head, each)
+            for head, each in logits.items()
+        }
 
     def predict_with_activations(self, image: np.ndarray | Image) -> Prediction:
         """Images and activations of all heads from one forward pass."""
         logits = self._logits(image, None)
-        return Prediction(
-            images={head: self._draw(head, each) for head, each in logits.items()},
-            activations={head: self._activate(head, each) for head, each in logits.items()},
-        )
+        images = {head: self._draw(head, each) for head, each in logits.items()}
+        activations = {
+            head: _as_tensor(images[head]) if self._is_of_objects(head) else self._activate(head, each)
+            for head, each in logits.items()
+        }
+        return Prediction(images, activations)
 
     def preprocessed(self, image: np.ndarray | Image) -> MetaTensor:
         """What the network sees of an image, C (Z) Y X float32; it remembers what was done to its geometry."""
@@ -158,20 +179,23 @@ class Predictor:
         key = self.input.name
         return {head: undo_geometry(each[0], source, self.preprocess, key=key) for head, each in logits.items()}
 
-    def _network_of(self, heads: Iterable[str] | None) -> TaskNetwork:
+    def _network_of(self, heads: Iterable[str] | None) -> HeadsNetwork:
         if heads is None:
             return self.network
-        known = self.network.heads
+        known = list(self.network.heads)
         chosen = list(dict.fromkeys(heads))
         unknown = [head for head in chosen if head not in known]
         if unknown or not chosen:
             named = f"no head {unknown[0]!r}" if unknown else "no prediction without a head"
             raise ConfigError(f"{self.name} has {named}. Choose among {', '.join(known)}.")
-        return TaskNetwork(self.network.backbone, {head: known[head] for head in chosen})
+        return self.network.only(chosen)
 
     def _draw(self, head: str, logits: Tensor) -> np.ndarray:
         array: np.ndarray = self.postprocess[head](logits).cpu().numpy()
         return array
+
+    def _is_of_objects(self, head: str) -> bool:
+        return self.outputs[head]["kind"] == "instances"
 
     def _activate(self, head: str, logits: Tensor) -> Tensor:
         return activate(logits[None], self.outputs[head]["activation"])[0].cpu()
@@ -190,3 +214,7 @@ class Predictor:
         if array.size == 0:
             raise ImageError(f"{image.path}: the image is empty, shape {shape}; {takes} and at least one pixel.")
         return array
+
+
+def _as_tensor(labels: np.ndarray) -> Tensor:
+    return torch.from_numpy(labels.astype(np.int32))  # uint32, the type of labels, is hardly one of torch

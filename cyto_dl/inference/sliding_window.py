@@ -1,6 +1,6 @@
 """Run a network over an image of any size, window by window, and blend what it predicts.
 
-    image -> pad to a window -> grid of windows -> batches -> network -> weighted sum per head -> crop
+    image -> pad to a window -> grid of windows -> batches -> (views of) network -> weighted sum per head -> crop
 
 The weights are separable and already divided by their sum, axis by axis: one multiply-add per window,
 no count map, no final division.
@@ -8,7 +8,7 @@ no count map, no final division.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from cyto_dl.errors import ConfigError
-
-Network = Callable[[Tensor], Mapping[str, Tensor]]
+from cyto_dl.inference.views import AUGMENTATIONS, Network, averaged_over_views
 
 BLENDS = ("gaussian", "constant")
 WHOLE_IMAGE_MULTIPLE_PX = 32  # U-Nets halve an image at most five times
@@ -37,6 +36,8 @@ class SlidingWindow:
             spread evenly over the image, so that they overlap a little more than asked rather than unevenly.
         blend: "gaussian" trusts a window's middle more than its border, "constant" takes the mean.
         batch_size: Windows per call of the network; it changes speed and memory, not the result.
+        augment: Test-time augmentation: None, "flips" (4 times the computation) or "rotations" (8 times); see
+            `cyto_dl.inference.views`.
 
     Raises:
         ConfigError: A value is out of its range; the message names the key.
@@ -46,6 +47,7 @@ class SlidingWindow:
     overlap: float = 0.25
     blend: str = "gaussian"
     batch_size: int = 4
+    augment: str | None = None
 
     def __post_init__(self) -> None:
         if self.roi_size is not None:
@@ -61,6 +63,10 @@ class SlidingWindow:
             raise ConfigError(f"model.inference.blend is {self.blend!r}; choose one of {', '.join(BLENDS)}.")
         if not _is_positive_integer(self.batch_size):
             raise ConfigError(f"model.inference.batch_size is {self.batch_size!r}; it must be 1 or more.")
+        if self.augment is not None and self.augment not in AUGMENTATIONS:
+            raise ConfigError(
+                f"model.inference.augment is {self.augment!r}; choose null or one of {', '.join(AUGMENTATIONS)}."
+            )
 
     @torch.no_grad()
     def __call__(self, source_BCZYX: Tensor, network: Network) -> dict[str, Tensor]:
@@ -77,6 +83,8 @@ class SlidingWindow:
         Raises:
             ConfigError: The window's rank is not the image's, or a head's output does not fit its window.
         """
+        if self.augment:
+            network = averaged_over_views(network, self.augment)
         spatial_shape = source_BCZYX.shape[2:]
         axes = self._grid(spatial_shape, [1] * len(spatial_shape))
         outputs = self._run(source_BCZYX, network, axes)
