@@ -60,7 +60,7 @@ class BlindSpotd(MapTransform, RandomizableTransform):
         """
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self)  # always
-        self.target_key = target_key
+        self.source_key, self.target_key = str(self.keys[0]), target_key
         self.fraction = fraction
         self.radius_px = radius_px
         self.hidden_shape = None if hidden_shape is None else tuple(hidden_shape)
@@ -82,7 +82,7 @@ class BlindSpotd(MapTransform, RandomizableTransform):
         Raises:
             ConfigError: `hidden_shape` has another number of axes than the image.
         """
-        key = self.keys[0]
+        key = self.source_key
         source_CZYX = torch.as_tensor(data[key]).as_subclass(Tensor)
         shape = tuple(source_CZYX.shape[1:])
         if self.hidden_shape is not None and len(self.hidden_shape) != len(shape):

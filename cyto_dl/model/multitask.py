@@ -5,6 +5,7 @@ source -> sliding window(backbone -> heads) -> losses, metrics     validation an
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import lightning
@@ -19,6 +20,7 @@ from cyto_dl.model.network import TaskNetwork
 from cyto_dl.model.optimizers import make_optimizer, optimizer_problems
 from cyto_dl.model.tasks import build_tasks
 from cyto_dl.model.utils.postprocessing import default_prediction, rescale
+from cyto_dl.model.weighting import build_weighting
 
 Batch = Mapping[str, Any]
 
@@ -37,6 +39,7 @@ class MultiTaskIm2Im(lightning.LightningModule):
         x_key: str | None = None,
         backbone: nn.Module | None = None,
         task_heads: Mapping[str, Mapping[str, Any]] | None = None,
+        loss_weights: nn.Module | Mapping[str, float] | None = None,
         optimizer: Mapping[str, Any] | None = None,
         lr_scheduler: Mapping[str, Any] | None = None,
         postprocessing: Mapping[str, Mapping[str, Callable[..., Tensor]]] | None = None,
@@ -48,6 +51,7 @@ class MultiTaskIm2Im(lightning.LightningModule):
             x_key: Batch key of the source image.
             backbone: B C (Z) Y X -> B n (Z) Y X.
             task_heads: {name: {head, loss, metrics}}; the name is the batch key of the task's target.
+            loss_weights: {name: weight}, 1 for others, or a module that learns them (`cyto_dl.model.weighting`).
             optimizer: {"generator": partial of a torch optimizer}.
             lr_scheduler: {"generator": partial of a scheduler, or {scheduler: partial, interval, monitor, ...}}.
                 ReduceLROnPlateau watches valid/loss unless a monitor is given.
@@ -71,6 +75,7 @@ class MultiTaskIm2Im(lightning.LightningModule):
         self.network = TaskNetwork(backbone, {name: task.head for name, task in self.tasks.items()})
         # registered so that they follow the model to its device; metrics keep nothing in a checkpoint
         self.losses = nn.ModuleDict({name: task.loss for name, task in self.tasks.items()})
+        self.weighting = build_weighting(loss_weights, self.tasks)
         self.metrics = nn.ModuleDict({name: nn.ModuleDict(task.metrics) for name, task in self.tasks.items()})
         self.means = nn.ModuleDict({name: MeanMetric() for name in ["loss", *(f"{task}_loss" for task in self.tasks)]})
         self.window = _window(inference)
@@ -99,27 +104,25 @@ class MultiTaskIm2Im(lightning.LightningModule):
             datamodule.encoders = {name: task.encoder for name, task in self.tasks.items() if task.encoder}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The sum of the heads' losses on a batch of patches."""
+        """The weighted sum of the heads' losses on a batch of patches."""
         logits = self(batch[self.x_key])
-        loss = self._log_losses("train", logits, batch, check_targets=batch_idx == 0)
-        self._check_finite("train/loss", loss, batch, batch_idx)
-        return loss
+        return self._log_losses("train", logits, batch, batch_idx)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, dict[str, Tensor]]:
         """Losses and metrics on whole images; the logits, for previews."""
-        return self._evaluation_step("valid", batch)
+        return self._evaluation_step("valid", batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, dict[str, Tensor]]:
         """As validation_step, on the test split."""
-        return self._evaluation_step("test", batch)
+        return self._evaluation_step("test", batch, batch_idx)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer of all trainable parameters and its schedule."""
         return make_optimizer("generator", self._optimizer, self._lr_scheduler, self.parameters())
 
-    def _evaluation_step(self, split: str, batch: Batch) -> dict[str, dict[str, Tensor]]:
+    def _evaluation_step(self, split: str, batch: Batch, batch_idx: int) -> dict[str, dict[str, Tensor]]:
         logits = self.window(batch[self.x_key], self.forward)
-        self._log_losses(split, logits, batch, check_targets=True)
+        self._log_losses(split, logits, batch, batch_idx)
         for name, task in self.tasks.items():
             there = self._images_with(name, batch)
             if len(there):
@@ -128,22 +131,24 @@ class MultiTaskIm2Im(lightning.LightningModule):
                 self.log(f"{split}/{name}/{metric_name}", metric, on_step=False, on_epoch=True)
         return {"prediction": logits}
 
-    def _log_losses(self, split: str, logits: Mapping[str, Tensor], batch: Batch, *, check_targets: bool) -> Tensor:
-        losses = {}
+    def _log_losses(self, split: str, logits: Mapping[str, Tensor], batch: Batch, batch_idx: int) -> Tensor:
+        losses, unused = {}, torch.zeros((), device=self.device)
         for name, task in self.tasks.items():
             there = self._images_with(name, batch)
             if not len(there):  # a gradient of zero: DDP waits for one of every parameter
-                losses[name] = 0 * logits[name].sum()
+                unused = unused + 0 * logits[name].sum()
                 continue
             target = batch[name]
             if split != "train" or not self._loader_encodes:
                 spacing_um = batch.get("spacing_um") or [None] * len(batch[self.x_key])
                 target = task.encode(target, [spacing_um[index] for index in there.tolist()])
-            if check_targets:
+            if split != "train" or batch_idx == 0:
                 task.check_target(logits[name], target)
             losses[name] = task.compute_loss(logits[name][there], target)
+            self._check_finite(f"{split}/{name}/loss", losses[name], batch, batch_idx)
             self._log_mean(split, f"{name}/loss", losses[name].detach(), num_images=len(there))
-        total = torch.stack(list(losses.values())).sum()
+        total = self.weighting(losses) + unused
+        self._check_finite(f"{split}/loss", total, batch, batch_idx)
         self._log_mean(split, "loss", total.detach(), num_images=len(batch[self.x_key]))
         return total
 
@@ -220,4 +225,5 @@ def _window(inference: Mapping[str, Any] | None) -> SlidingWindow:
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ConfigError(f"model.inference.{unknown[0]}: unknown, choose one of {', '.join(known)}.")
-    return SlidingWindow(**settings)
+    # four or eight times the work in every epoch; the evaluation of the checkpoint does it once
+    return replace(SlidingWindow(**settings), augment=None)

@@ -99,7 +99,8 @@ def test_the_documented_configuration_trains_and_reports_segmentation_metrics(sp
     before = copy.deepcopy(model.state_dict())
     metrics = fit(model, spatial_dims).callback_metrics
     assert set(metrics) == {
-        *("train/loss", "train/seg/loss", "valid/loss", "valid/seg/loss", "valid/seg/dice", "valid/seg/iou")
+        *("train/loss", "train/seg/loss", "valid/loss", "valid/seg/loss", "valid/seg/dice", "valid/seg/iou"),
+        *("valid/seg/dice_pooled", "valid/seg/iou_pooled"),
     }
     assert not torch.equal(before[(key := next(iter(before)))], model.state_dict()[key])
     assert all(key.startswith("network.") for key in before)
@@ -129,11 +130,31 @@ def test_the_loss_is_the_sum_of_the_heads_losses(spatial_dims):
     assert {"valid/seg/dice", "valid/dna/pearson", "valid/dna/ssim", "valid/dna/psnr", "valid/dna/r2"} < set(metrics)
 
 
+@DIMS
+def test_the_loss_weighs_the_heads_in_training_and_validation(spatial_dims):
+    node = multitask(spatial_dims) | {"loss_weights": {"dna": 0.1}}
+    metrics = fit(build(node), spatial_dims).callback_metrics
+    for split in ("train", "valid"):
+        assert torch.allclose(
+            metrics[f"{split}/loss"], metrics[f"{split}/seg/loss"] + 0.1 * metrics[f"{split}/dna/loss"]
+        )
+
+
+def test_the_optimizer_learns_the_weights_of_the_losses_and_no_bundle_holds_them():
+    node = multitask() | {"loss_weights": {"_target_": "cyto_dl.model.weighting.UncertaintyWeights"}}
+    model = build(node)
+    fit(model, 2)
+    learned = {name: value.item() for name, value in model.state_dict().items() if not name.startswith("network.")}
+    assert set(learned) == {"weighting.log_variances.seg", "weighting.log_variances.dna"}
+    assert all(learned.values())  # they were 0
+
+
 def test_the_test_split_has_the_same_metrics():
     model = build(config())
     trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     (metrics,) = trainer.test(model, DataLoader([sample(SPACE[2], 0)]), verbose=False)
-    assert set(metrics) == {"test/loss", "test/seg/loss", "test/seg/dice", "test/seg/iou"}
+    names = ("dice", "dice_pooled", "iou", "iou_pooled", "loss")
+    assert set(metrics) == {"test/loss", *(f"test/seg/{name}" for name in names)}
 
 
 def test_the_same_seed_gives_the_same_loss():
@@ -173,8 +194,15 @@ def test_reduce_on_plateau_watches_the_validation_loss_unless_told_otherwise(mon
 def test_a_loss_that_is_not_finite_names_the_images():
     patches = [sample(PATCH[2], 0), sample(PATCH[2], 1)]
     patches[1]["raw"][..., 0] = float("nan")
-    with pytest.raises(TrainingError, match=r"train/loss is nan at epoch 0, batch 0.*image_0.tif, image_1.tif"):
+    with pytest.raises(TrainingError, match=r"train/seg/loss is nan at epoch 0, batch 0.*image_0.tif, image_1.tif"):
         fit(build(config()), 2, train=patches)
+
+
+def test_a_loss_that_is_not_finite_in_validation_names_its_head_and_image():
+    model = build(multitask())
+    torch.nn.init.constant_(model.tasks["dna"].head.convolution.bias, float("inf"))
+    with pytest.raises(TrainingError, match=r"valid/dna/loss is inf at epoch 0, batch 0, of the images image_0.tif"):
+        fit(model, 2, num_sanity_val_steps=1)
 
 
 def test_a_missing_target_is_told_by_its_column():
