@@ -11,6 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from cyto_dl.data.check import not_finite
 from cyto_dl.data.image import Image, read_image, select_array, wrong_num_channels
 from cyto_dl.errors import CytoDLError, ImageError
 
@@ -65,6 +66,7 @@ class ReadImaged(MapTransform):
             if self.num_channels not in (None, len(image.array)):
                 raise ImageError(wrong_num_channels(image.path, str(key), len(image.array), self.num_channels))
             _check_exact(image, str(key))
+            _check_finite(image, str(key))
             item[key] = as_meta_tensor(image)
         return item
 
@@ -86,6 +88,13 @@ def _check_exact(image: Image, key: str) -> None:
             f"{image.path}: '{key}' has whole numbers up to {array.max()}, but above {EXACT} float32 cannot tell them "
             "apart. Number labels from 1 on (skimage.segmentation.relabel_sequential), or divide intensities."
         )
+
+
+def _check_finite(image: Image, key: str) -> None:
+    """Refuse NaN and infinity, which a threshold or a clipping afterwards would hide: NaN becomes background."""
+    num_bad = image.array.size - int(np.count_nonzero(np.isfinite(image.array)))
+    if num_bad:
+        raise ImageError(not_finite(image.path, key, num_bad, image.array.size))
 
 
 def as_meta_tensor(image: Image) -> MetaTensor:

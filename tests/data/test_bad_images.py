@@ -76,11 +76,13 @@ def test_the_transform_that_makes_nan_of_a_good_image_is_named(datamodule):
         next(iter(data.train_dataloader()))
 
 
-def test_a_transform_may_repair_nan(datamodule):
+@pytest.mark.parametrize("hide", [torch.nan_to_num, lambda image: image > 0.5])
+def test_a_transform_cannot_hide_nan(datamodule, hide):
     row = {"raw": noise(), "seg": noise()}
     row["raw"][0, :2] = np.nan
-    data = datamodule(row, preprocess=[Lambdad("raw", torch.nan_to_num)])
-    assert next(iter(data.train_dataloader()))["raw"].isfinite().all()
+    data = datamodule(row, preprocess=[Lambdad("raw", hide)])
+    with pytest.raises(ImageError, match=r"raw_0\.ome\.tif: .* of 'raw' are NaN"):
+        next(iter(data.train_dataloader()))
 
 
 def test_arrays_in_memory_with_nan_are_all_named_before_training(datamodule):
