@@ -3,7 +3,7 @@
 config --document_from_config--> document (plain values, = bundle.yaml) --build_predictor + weights--> Predictor
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from cyto_dl.data.transforms import ReadImaged, Transform
 from cyto_dl.errors import BundleError, ConfigError
 from cyto_dl.inference.predictor import InputSpec, Predictor
 from cyto_dl.inference.sliding_window import SlidingWindow
-from cyto_dl.model.network import TaskNetwork
+from cyto_dl.model.network import Ensemble, TaskNetwork
 from cyto_dl.model.tasks import Task, build_tasks
 from cyto_dl.model.utils.postprocessing import default_prediction, gives_labels
 
@@ -75,7 +75,7 @@ def document_from_config(config: Mapping[str, Any], *, allow: Iterable[str] = ()
             name: {
                 "kind": task.kind,
                 "activation": task.activation,
-                "values": "labels" if gives_labels(instantiate(postprocess[name], allow=allow)) else "intensities",
+                "values": _values(task, instantiate(postprocess[name], allow=allow)),
             }
             for name, task in tasks.items()
         },
@@ -91,6 +91,12 @@ def build_predictor(
 ) -> Predictor:
     """The Predictor that a document describes, with the weights of `state_dict` (None: random ones).
 
+    Args:
+        document: As `document_from_config` makes it; with `ensemble`, a list of files, of as many networks.
+        state_dict: Weights by name; those of an ensemble's member begin with `members.<number>.`.
+        allow: Further dotted names that are allowed.
+        device: Where the network runs.
+
     Raises:
         BundleError: The document asks for code that is not allowed, or does not fit together or to the weights.
         ConfigError: There is no such device.
@@ -102,7 +108,7 @@ def build_predictor(
         keep_freed_memory()
         if place.type == "cuda":  # TF32 in convolutions is off by 1e-3: more than a replay tolerates
             torch.backends.cudnn.allow_tf32 = False
-        network = _build_network(document["model"], allow)
+        network = _build_network(document, allow)
         _check_heads(document)
         if state_dict is not None:
             network.load_state_dict(state_dict)
@@ -146,7 +152,13 @@ def _check_heads(document: Mapping[str, Any]) -> None:
             raise BundleError(f"{part} has {', '.join(document[part])}, but model.heads has {', '.join(heads)}.")
 
 
-def _build_network(model: Mapping[str, Any], allow: Sequence[str]) -> TaskNetwork:
+def _build_network(document: Mapping[str, Any], allow: Sequence[str]) -> TaskNetwork | Ensemble:
+    if files := document.get("ensemble"):
+        return Ensemble([_build_member(document["model"], allow) for _ in files])
+    return _build_member(document["model"], allow)
+
+
+def _build_member(model: Mapping[str, Any], allow: Sequence[str]) -> TaskNetwork:
     backbone = instantiate(model["backbone"], allow=allow, where="model.backbone")
     heads = {name: instantiate(node, allow=allow, where=f"model.heads.{name}") for name, node in model["heads"].items()}
     for name, module in {"model.backbone": backbone, **heads}.items():
@@ -208,6 +220,19 @@ def _prediction(config: Mapping[str, Any]) -> dict[str, Any]:
 def _default_node(task: Task) -> dict[str, Any]:
     function = default_prediction(task.kind, task.activation)
     return {"_target_": f"{function.__module__}.{function.__qualname__}", "_partial_": True}
+
+
+def _values(task: Task, postprocess: Callable[..., Any]) -> str:
+    """Whether a head's image holds labels, which are names, or intensities."""
+    if task.kind != "instances":
+        return "labels" if gives_labels(postprocess) else "intensities"
+    home = getattr(postprocess, "func", postprocess).__module__
+    if home == default_prediction.__module__ and not gives_labels(postprocess):
+        raise ConfigError(
+            f"model.postprocessing.prediction.{task.name} makes no labels, and model.task_heads.{task.name} predicts "
+            f"objects. Use {home}.instances, or leave it out."
+        )
+    return "labels"
 
 
 def _num_channels(reader: ReadImaged, config: Mapping[str, Any]) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from cyto_dl.bundle.build import build_predictor, document_from_config, parts_with_code
+from cyto_dl.bundle.format import is_bundle
+from cyto_dl.bundle.load import load_bundle
 from cyto_dl.bundle.provenance import provenance
 from cyto_dl.bundle.targets import foreign_targets
 from cyto_dl.errors import BundleError
@@ -28,7 +30,8 @@ def predictor_from_checkpoint(
     """The Predictor of a checkpoint, its document, and the experiment that it was built from.
 
     Args:
-        run_dir_or_ckpt: A .ckpt, or the folder of a run: its best checkpoint, else its last. Local or s3://.
+        run_dir_or_ckpt: A .ckpt, or the folder of a run: its best checkpoint, else its last. Local or s3://. With
+            `config`, also a bundle, which holds no experiment: so an ensemble is evaluated.
         config: The resolved experiment, if the caller has it; the code that it names is the caller's own and trusted.
             Without it, the experiment in the checkpoint is used, and code beyond the list must be allowed.
         allow: Further dotted names that are allowed.
@@ -38,13 +41,16 @@ def predictor_from_checkpoint(
         BundleError: There is no checkpoint, it is damaged, or it names code that is not allowed.
         ConfigError: The experiment lacks what a prediction needs.
     """
+    allowed = list(allow)
+    if config is not None:
+        allowed += [str(foreign["target"]) for foreign in foreign_targets(parts_with_code(config))]
+        if is_bundle(localize(run_dir_or_ckpt)):
+            predictor = load_bundle(run_dir_or_ckpt, allow=allowed, device=device)
+            return predictor, dict(predictor.metadata), dict(config)
     path = find_checkpoint(run_dir_or_ckpt)
     checkpoint = read_checkpoint(path)
-    allowed = list(allow)
     if config is None:
         config = checkpoint["config"]
-    else:
-        allowed += [str(foreign["target"]) for foreign in foreign_targets(parts_with_code(config))]
     document = document_from_config(config, allow=allowed)
     document["provenance"] = {
         "checkpoint": {"file": path.name, "epoch": checkpoint.get("epoch"), "step": checkpoint.get("global_step")},

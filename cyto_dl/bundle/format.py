@@ -1,7 +1,7 @@
 """The bundle's files and bundle.yaml: written once, and checked file by file before anything in it is used.
 
     bundle.yaml          the document: what the model takes and gives, how it is built, sha256 of every other file
-    weights.safetensors  the network's weights
+    weights.safetensors  the network's weights; of an ensemble the first member's, then weights_2.safetensors, ...
     sample.npz           a small input and its outputs, replayed at export, at load and at server start
     model.onnx           the network for other engines (where it can be exported)
     preview.png, README.md   a model card that a person reads
@@ -47,6 +47,11 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder holds a bundle, whole or damaged."""
+    return (folder / DOCUMENT).is_file()
+
+
 def read_document(folder: Path) -> dict[str, Any]:
     """The bundle's document, of a format that this version understands and with every part that loading needs.
 
@@ -54,7 +59,7 @@ def read_document(folder: Path) -> dict[str, Any]:
         BundleError: `folder` is not a bundle, bundle.yaml is damaged, or its format is newer than this program.
     """
     path = folder / DOCUMENT
-    if not path.is_file():
+    if not is_bundle(folder):
         raise BundleError(
             f"{folder} is not a bundle: it has no {DOCUMENT}. "
             "A bundle is the folder that `cyto-dl export CHECKPOINT --output FOLDER` writes."
@@ -95,7 +100,11 @@ def verify_files(folder: Path, document: Mapping[str, Any]) -> None:
     listed = document["files"]
     if not isinstance(listed, dict):
         raise BundleError(f"{folder / DOCUMENT}: `files` is not a mapping from file name to sha256.")
-    problems = [f"{name}: not listed under `files`" for name in _REQUIRED_FILES if name not in listed]
+    members = document.get("ensemble") or []
+    if not isinstance(members, list) or not all(isinstance(name, str) for name in members):
+        raise BundleError(f"{folder / DOCUMENT}: `ensemble` is not a list of file names.")
+    required = dict.fromkeys((*_REQUIRED_FILES, *members))
+    problems = [f"{name}: not listed under `files`" for name in required if name not in listed]
     for name, expected in listed.items():
         path = folder / str(name)
         if Path(str(name)).name != name:

@@ -2,17 +2,15 @@
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from os import PathLike
-from pathlib import Path
-
-import torch
-from safetensors import SafetensorError, safe_open
 
 from cyto_dl.bundle.build import build_predictor
-from cyto_dl.bundle.format import SAMPLE, WEIGHTS, read_document, verify_files
-from cyto_dl.bundle.sample import read_sample
+from cyto_dl.bundle.engines import check_engine, load_engine
+from cyto_dl.bundle.format import SAMPLE, read_document, verify_files
+from cyto_dl.bundle.sample import ANOTHER_ENGINE, ELSEWHERE, read_sample
 from cyto_dl.bundle.sample import replay as replay_sample
-from cyto_dl.errors import BundleError
+from cyto_dl.bundle.weights import read_weights
 from cyto_dl.inference.predictor import Predictor
 from cyto_dl.storage import localize
 
@@ -25,6 +23,7 @@ def load_bundle(
     allow: Iterable[str] = (),
     replay: bool = True,
     device: str = "cpu",
+    engine: str = "torch",
 ) -> Predictor:
     """The Predictor of a bundle, after its files were checked and its sample replayed.
 
@@ -33,32 +32,24 @@ def load_bundle(
         allow: Dotted names of code beyond the list that this bundle may use; see `cyto_dl.bundle.targets`.
         replay: Predict the sample and compare with what was recorded at export.
         device: Where the network runs, e.g. "cuda".
+        engine: What runs it: "torch", or on the CPU "onnxruntime" or "openvino" (faster for 3-D networks; an extra).
 
     Raises:
         BundleError: A file is missing, truncated or changed; the format is newer; code is not allowed; the sample's
-            predictions differ.
+            predictions differ; the bundle has nothing for this engine.
+        ConfigError: There is no such device or engine.
     """
+    check_engine(engine, device)
     folder = localize(path)
     document = read_document(folder)
     verify_files(folder, document)
-    predictor = build_predictor(document, allow=allow, device=device)
-    try:
-        predictor.network.load_state_dict(_read_weights(folder / WEIGHTS))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise BundleError(f"{folder / WEIGHTS} does not hold the weights of this network: {error}") from error
+    if engine == "torch":
+        predictor = build_predictor(document, read_weights(folder, document), allow=allow, device=device)
+    else:
+        predictor = build_predictor(document, allow=allow)
+        predictor = replace(predictor, network=load_engine(engine, folder, document))
     if replay:
-        replay_sample(predictor, read_sample(folder / SAMPLE))
+        tolerance = ELSEWHERE if engine == "torch" else ANOTHER_ENGINE
+        replay_sample(predictor, read_sample(folder / SAMPLE), tolerance=tolerance)
     logger.info("loaded %s from %s", predictor.name, path)
     return predictor
-
-
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The weights under every name that the network knows them by.
-
-    A network such as DynUNet registers its blocks twice; safetensors keeps one copy and says which names it left out.
-    (Its own load_model refuses batch normalisation then: torch fills in a counter whose second name is absent.)
-    """
-    with safe_open(path, framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # a file, not a mapping
-        second_names = file.metadata() or {}
-    return weights | {name: weights[kept] for name, kept in second_names.items() if kept in weights}

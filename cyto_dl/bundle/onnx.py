@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cyto_dl.bundle.engines import start_onnxruntime
 from cyto_dl.bundle.format import ONNX
 from cyto_dl.data.image import Image
 from cyto_dl.inference.predictor import Predictor
-from cyto_dl.model.network import TaskNetwork
+from cyto_dl.model.network import Ensemble, TaskNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +40,11 @@ def export_onnx(predictor: Predictor, folder: Path, image: Image) -> dict[str, A
     """
     windows = _windows(predictor, image)
     path = folder / ONNX
+    network = predictor.network
+    assert isinstance(network, TaskNetwork | Ensemble)  # an engine's network came from an export
     try:
-        _export(predictor.network, windows, path, name=predictor.input.name)
-        difference = _max_difference(predictor.network, windows, path, name=predictor.input.name)
+        _export(network, windows, path, name=predictor.input.name)
+        difference = _max_difference(network, windows, path)
     except Exception as error:  # noqa: BLE001  # ONNX Runtime's own errors are bare Exceptions
         return _without(path, f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}")
     if not difference <= TOLERANCE:
@@ -62,11 +66,12 @@ def _windows(predictor: Predictor, image: Image) -> Tensor:
         seen.extend(windows.clone())
         return predictor.network(windows)
 
-    predictor.window(predictor.preprocessed(image).as_tensor()[None], network)
+    window = replace(predictor.window, augment=None)  # turned windows may have another shape
+    window(predictor.preprocessed(image).as_tensor()[None], network)
     return torch.stack((seen * 2)[:2])
 
 
-def _export(network: TaskNetwork, windows: Tensor, path: Path, *, name: str) -> None:
+def _export(network: TaskNetwork | Ensemble, windows: Tensor, path: Path, *, name: str) -> None:
     from torch.export import Dim
 
     # AUTO leaves a side free unless the network fixes it; the batch must stay free.
@@ -88,7 +93,7 @@ def _export(network: TaskNetwork, windows: Tensor, path: Path, *, name: str) -> 
 class _Renamed(nn.Module):
     """The network with its outputs in order instead of by name, which ONNX keeps as `output_names`."""
 
-    def __init__(self, network: TaskNetwork) -> None:
+    def __init__(self, network: TaskNetwork | Ensemble) -> None:
         super().__init__()
         self.network = network
 
@@ -97,15 +102,11 @@ class _Renamed(nn.Module):
 
 
 @torch.inference_mode()
-def _max_difference(network: TaskNetwork, windows: Tensor, path: Path, *, name: str) -> float:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+def _max_difference(network: TaskNetwork | Ensemble, windows: Tensor, path: Path) -> float:
+    run = start_onnxruntime(path)
     differences = []
     for batch in (windows, windows[:1]):
-        outputs = session.run(list(network.heads), {name: batch.numpy()})
+        outputs = run(batch.numpy(), list(network.heads))
         expected = network(batch)
         differences += [
             float(np.abs(expected[head].numpy() - output).max())

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cyto_dl.bundle.sample import crop_for_sample, make_sample, read_sample, replay, write_sample
+from cyto_dl.bundle.sample import EXACT, crop_for_sample, make_sample, read_sample, replay, write_sample
 from cyto_dl.data.image import Image
 from cyto_dl.errors import BundleError
 from tests.bundle.tiny import SHAPE, experiment, predictor_of
@@ -39,7 +39,7 @@ def test_a_sample_survives_its_file(sample, tmp_path):
 
 
 def test_the_same_model_repeats_its_sample_bit_for_bit(predictor, sample):
-    replay(predictor, sample, exact=True)
+    replay(predictor, sample, tolerance=EXACT)
 
 
 def test_a_float_may_differ_by_rounding_but_not_by_more(predictor, sample):
@@ -47,7 +47,7 @@ def test_a_float_may_differ_by_rounding_but_not_by_more(predictor, sample):
     with pytest.raises(BundleError, match=r"dist: values differ by up to 0\.01"):
         replay(predictor, altered(sample, "dist", lambda array: array + np.float32(1e-2)))
     with pytest.raises(BundleError, match="dist: not the same bit for bit"):
-        replay(predictor, altered(sample, "dist", lambda array: array + np.float32(5e-5)), exact=True)
+        replay(predictor, altered(sample, "dist", lambda array: array + np.float32(5e-5)), tolerance=EXACT)
 
 
 def test_grey_values_may_be_rounded_to_a_neighbour(predictor, sample):

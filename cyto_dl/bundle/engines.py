@@ -1,0 +1,123 @@
+"""Engines that run a bundle's model.onnx in the place of torch, on the CPU.
+
+    windows -> engine(model.onnx: backbone -> heads) -> logits per head
+
+Everything around the network stays the same: preprocessing, sliding window, blending, postprocessing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cyto_dl.bundle.format import ONNX
+from cyto_dl.errors import BundleError, ConfigError
+
+ENGINES = ("torch", "onnxruntime", "openvino")
+
+_Run = Callable[[np.ndarray, Sequence[str]], list[np.ndarray]]  # windows, heads -> logits of each head
+
+
+@dataclass(frozen=True)
+class EngineNetwork:
+    """A network that an engine computes; it takes the windows that it was exported for, in batches of any size."""
+
+    engine: str
+    heads: tuple[str, ...]
+    run: _Run
+
+    def only(self, heads: Sequence[str]) -> "EngineNetwork":
+        """The same network with these heads."""
+        return replace(self, heads=tuple(heads))
+
+    def __call__(self, windows: Tensor) -> dict[str, Tensor]:
+        """Logits per head.
+
+        Raises:
+            BundleError: The engine cannot take these windows.
+        """
+        try:
+            outputs = self.run(windows.contiguous().numpy(), self.heads)
+        except Exception as error:  # engines have errors of their own, some of them bare Exceptions
+            reason = (str(error).strip() or "-").splitlines()[0]
+            raise BundleError(
+                f"{self.engine} cannot run {ONNX} on windows of shape {tuple(windows.shape)}: {reason}. Use torch."
+            ) from error
+        return {head: torch.from_numpy(output) for head, output in zip(self.heads, outputs, strict=True)}
+
+
+def check_engine(engine: str, device: str) -> None:
+    """Refuse an engine that there is not, or that does not run on this device.
+
+    Raises:
+        ConfigError: With the choices.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}.")
+    if engine != "torch" and str(device) != "cpu":
+        raise ConfigError(f"engine {engine} runs on the CPU, not on {device}. Choose device cpu, or engine torch.")
+
+
+def load_engine(engine: str, folder: Path, document: Mapping[str, Any]) -> EngineNetwork:
+    """The network of a bundle on an engine other than torch, with as many threads as torch has.
+
+    Raises:
+        BundleError: The bundle has no network for other engines, or the engine does not take it.
+        ConfigError: The engine is not installed.
+    """
+    described = (document.get("engines") or {}).get("onnx") or {}
+    if ONNX not in document["files"]:
+        raise BundleError(
+            f"{folder} has no {ONNX} for {engine} ({described.get('error', 'it was exported without')}). "
+            "Use engine torch."
+        )
+    start = {"onnxruntime": start_onnxruntime, "openvino": _start_openvino}[engine]
+    try:
+        run = start(folder / ONNX)
+    except ConfigError:
+        raise
+    except Exception as error:  # as above
+        raise BundleError(f"{engine} cannot load {folder / ONNX}: {error}. Use engine torch.") from error
+    return EngineNetwork(engine, tuple(document["outputs"]), run)
+
+
+def start_onnxruntime(path: Path) -> _Run:
+    """Compute model.onnx with ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait take no CPU time
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (source,) = session.get_inputs()
+
+    def run(windows: np.ndarray, heads: Sequence[str]) -> list[np.ndarray]:
+        outputs: list[np.ndarray] = session.run(list(heads), {source.name: windows})
+        return outputs
+
+    return run
+
+
+def _start_openvino(path: Path) -> _Run:
+    try:
+        import openvino
+    except ImportError as error:
+        raise ConfigError(
+            "engine openvino is not installed: pip install 'cyto-dl[openvino]', or choose "
+            f"{' or '.join(each for each in ENGINES if each != 'openvino')}."
+        ) from error
+    core = openvino.Core()
+    # Without the hint it computes in bfloat16 where the processor can: faster, and off by 1e-2.
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    request = core.compile_model(core.read_model(path), "CPU", settings).create_infer_request()
+
+    def run(windows: np.ndarray, heads: Sequence[str]) -> list[np.ndarray]:
+        outputs = request.infer([windows])
+        return [outputs[head] for head in heads]
+
+    return run
