@@ -5,32 +5,49 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cyto_dl.evaluation.evaluate import BASELINE, Evaluation
+from cyto_dl.evaluation.evaluate import Evaluation
+from cyto_dl.evaluation.judge import BASELINE
 from cyto_dl.storage import atomic_path
+
+_POOLED = "_pooled"
+_BASELINES = {"dice": "dice of Otsu's threshold", "ap50": "ap50 of Otsu's threshold"}
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """A figure and its interval."""
+
+    value: float
+    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
 class _Line:
-    """One metric of one head."""
+    """One metric of one head: the mean over images and the pooled value, where there are both."""
 
     head: str
     metric: str
-    mean: float
-    interval: tuple[float, float] | None
-    lowest: float
-    highest: float
-    num_images: int
+    mean: _Figure | None
+    pooled: _Figure | None
+    values: pd.Series
 
     @property
     def is_baseline(self) -> bool:
-        return self.metric == BASELINE
+        return self.metric.startswith(BASELINE)
 
     @property
     def title(self) -> str:
-        return "dice of Otsu's threshold" if self.is_baseline else self.metric
+        return _BASELINES[self.metric.removeprefix(BASELINE)] if self.is_baseline else self.metric
+
+    @property
+    def headline(self) -> _Figure:
+        figure = self.mean or self.pooled
+        assert figure is not None
+        return figure
 
 
 def write_report(evaluation: Evaluation, path: str | PathLike[str]) -> Path:
@@ -58,17 +75,20 @@ def write_report(evaluation: Evaluation, path: str | PathLike[str]) -> Path:
 
 
 def _lines(evaluation: Evaluation, head: str) -> Iterator[_Line]:
-    for column in evaluation.images.columns:
-        name = f"{evaluation.split}/{column}"
-        if column.rpartition("/")[0] != head or name not in evaluation.summary:
-            continue
-        values = evaluation.images[column].dropna()
+    prefix = f"{evaluation.split}/{head}/"
+    names = [name.removeprefix(prefix) for name in evaluation.summary if name.startswith(prefix)]
+    for metric in dict.fromkeys(name.removesuffix(_POOLED) for name in names):
+        column = f"{head}/{metric}"
         yield _Line(
             head=head,
-            metric=column.rpartition("/")[2],
-            mean=evaluation.summary[name],
-            interval=evaluation.intervals.get(name),
-            lowest=float(values.min()),
-            highest=float(values.max()),
-            num_images=len(values),
+            metric=metric,
+            mean=_figure(evaluation, prefix + metric),
+            pooled=_figure(evaluation, prefix + metric + _POOLED),
+            values=evaluation.images[column].dropna() if column in evaluation.images else pd.Series(dtype=float),
         )
+
+
+def _figure(evaluation: Evaluation, name: str) -> _Figure | None:
+    if name not in evaluation.summary:
+        return None
+    return _Figure(evaluation.summary[name], evaluation.intervals.get(name))

@@ -10,6 +10,7 @@ from .intensity import Pearson as Pearson
 from .matching import IOU_THRESHOLDS as IOU_THRESHOLDS
 from .matching import Matching as Matching
 from .matching import match_objects as match_objects
+from .matching import matched_labels as matched_labels
 from .overlap import Dice as Dice
 from .overlap import IoU as IoU
 from .per_image import PerImageMetric as PerImageMetric

@@ -97,6 +97,17 @@ def match_objects(
     return count_matches(pair_objects(target, prediction), thresholds)
 
 
+def matched_labels(target: np.ndarray, prediction: np.ndarray, *, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """The labels of the objects that were found, true and predicted, in the same order.
+
+    Arguments and errors as for `match_objects`, with one threshold.
+    """
+    pairs = pair_objects(target, prediction)
+    kept = _matched(pairs, threshold)
+    labels = [np.unique(image[image > 0]) for image in (target, prediction)]
+    return labels[0][pairs.true[kept]], labels[1][pairs.predicted[kept]]
+
+
 def pair_objects(target: np.ndarray, prediction: np.ndarray) -> ObjectPairs:
     """The overlapping objects of two label images, in time and memory that do not grow with the product of counts.
 

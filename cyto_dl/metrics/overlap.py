@@ -58,14 +58,21 @@ class _Overlap(CountMetric):
         missing = per_mask.new_zeros(len(per_mask), MAX_MASKS - per_mask.shape[1], _COUNTS)
         return torch.cat([per_mask, missing], dim=1).flatten(1)
 
-    def per_mask(self, statistics: Tensor) -> Tensor:
+    def from_statistics(self, statistics: Tensor) -> Tensor:
+        """The mean over masks (or foreground classes) that are defined; NaN where none is."""
+        return torch.nanmean(self._per_mask(statistics), dim=-1)
+
+    def parts(self, statistics: Tensor) -> dict[str, Tensor]:
+        """The value of each channel, named 0, 1, ..., or of each class, whose names start at 1; none where one is."""
+        values = self._per_mask(statistics)
+        defined = (~torch.isnan(values)).reshape(-1, MAX_MASKS).any(0).nonzero().flatten().tolist()
+        first = 1 if self.activation == "softmax" else 0
+        return {str(first + index): values[..., index] for index in defined} if len(defined) > 1 else {}
+
+    def _per_mask(self, statistics: Tensor) -> Tensor:
         """The value of each mask from counts (..., 64 * 3): (..., 64), NaN where a mask has no pixel in both."""
         tp, fp, fn = statistics.unflatten(-1, (MAX_MASKS, _COUNTS)).unbind(-1)
         return self.compare(tp, fp, fn)
-
-    def from_statistics(self, statistics: Tensor) -> Tensor:
-        """The mean over masks (or foreground classes) that are defined; NaN where none is."""
-        return torch.nanmean(self.per_mask(statistics), dim=-1)
 
     @abstractmethod
     def compare(self, tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:

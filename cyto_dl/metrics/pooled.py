@@ -30,6 +30,13 @@ class CountMetric(PerImageMetric):
     def from_statistics(self, statistics: Tensor) -> Tensor:
         """The value of counts (..., k), of one image or summed over several: (...), NaN where it is undefined."""
 
+    def parts(self, statistics: Tensor) -> dict[str, Tensor]:
+        """What the value is the mean of, such as classes, by name: their values (...) of counts (..., k).
+
+        Those that are undefined in all of `statistics` are left out; empty where there are no parts to tell apart.
+        """
+        return {}
+
     def per_image(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The value of each image, shape (B,), NaN where it is undefined."""
         return self.from_statistics(self.statistics(prediction, target))
@@ -70,6 +77,10 @@ class PooledMetric(Metric):
     def from_statistics(self, statistics: Tensor) -> Tensor:
         """The value of summed counts (..., k): (...)."""
         return self.metric.from_statistics(statistics)
+
+    def parts(self, statistics: Tensor) -> dict[str, Tensor]:
+        """The values of the metric's parts, such as classes."""
+        return self.metric.parts(statistics)
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add a batch; arguments as for the metric that is pooled."""

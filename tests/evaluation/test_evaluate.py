@@ -1,19 +1,16 @@
 """An evaluation measures what it says, on every image, and compares with Otsu's threshold."""
 
 import json
-import math
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from torchmetrics import Metric
 
 from cyto_dl.data.image import read_image
 from cyto_dl.errors import ConfigError, ImageError, ManifestError
 from cyto_dl.evaluation import evaluate
-from cyto_dl.evaluation.evaluate import bootstrap_interval
 from cyto_dl.metrics import Dice
 from tests.bundle.tiny import experiment, predictor_of, write_images
 
@@ -48,8 +45,8 @@ def test_known_predictions_have_known_metrics(setup):
     assert evaluation.summary["test/dist/pearson"] == pytest.approx(1)
     assert evaluation.summary["test/seg/otsu_dice"] == pytest.approx(1)  # two levels with a wide gap between them
     assert set(evaluation.summary) == {
-        *(f"test/seg/{name}" for name in ("dice", "iou", "otsu_dice")),
-        *(f"test/dist/{name}" for name in ("pearson", "ssim", "psnr", "r2")),
+        *(f"test/seg/{name}{pooled}" for name in ("dice", "iou", "otsu_dice") for pooled in ("", "_pooled")),
+        *(f"test/dist/{name}" for name in ("pearson", "r2", "psnr", "psnr_affine", "ssim", "nrmse")),
     }
 
 
@@ -179,18 +176,65 @@ def test_metrics_count_every_image_the_same(setup):
     assert low <= evaluation.summary["test/seg/iou"] <= high
 
 
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=30))
-def test_the_interval_holds_the_mean_and_lies_within_the_values(values):
-    array = np.array(values)
-    low, high = bootstrap_interval(array)
-    rounding = 1e-12
-    assert array.min() - rounding <= low <= array.mean() + rounding
-    assert array.mean() - rounding <= high <= array.max() + rounding
-    assert bootstrap_interval(array) == (low, high)
+def test_a_perfect_prediction_has_no_mean_psnr_and_json_stays_valid(setup):
+    manifest, config, predictor = setup
+    del config["data"]["transforms"]["preprocess"][0]  # `dist` then repeats the intensities, without rounding
+    del config["model"]["inference"]
+    exact = predictor_of(config)
+    exact.network.load_state_dict(predictor.network.state_dict())
+    evaluation = evaluate(exact, config, manifest=manifest)
+    assert np.isinf(evaluation.images["dist/psnr"]).all()
+    assert "test/dist/psnr" not in evaluation.summary
+    assert evaluation.summary["test/dist/nrmse"] == 0
+    json.dumps([evaluation.summary, evaluation.intervals], allow_nan=False)
+    assert len(evaluation.figures["dist"]) == 3
 
 
-def test_the_interval_covers_what_theory_says():
-    values = np.random.default_rng(3).normal(size=400)
-    low, high = bootstrap_interval(values)
-    theory = 2 * 1.96 * values.std() / math.sqrt(len(values))
-    assert high - low == pytest.approx(theory, rel=0.1)  # 2000 resamples scatter the quantiles by a few per cent
+class Brightness(Metric):
+    """The mean of the prediction, of which nobody says whether more is better."""
+
+    higher_is_better = None
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, prediction, target):
+        self.total += prediction.mean()
+
+    def compute(self):
+        return self.total
+
+
+@pytest.mark.parametrize(
+    ("metric", "ranks"),
+    [
+        ("torchmetrics.MeanSquaredError", ["best", "median", "worst"]),  # lower is better
+        (f"{__name__}.Brightness", ["highest", "median", "lowest"]),
+    ],
+)
+def test_figures_are_ranked_by_what_the_metric_says_is_better(setup, metric, ranks):
+    manifest, config, predictor = setup
+    with torch.no_grad():
+        predictor.network.heads["dist"].weight.fill_(3)
+    config["model"]["task_heads"]["dist"]["metrics"] = {"value": {"_target_": metric}}
+    evaluation = evaluate(predictor, config, manifest=manifest)
+    figures = evaluation.figures["dist"]
+    assert [figure.rank for figure in figures] == ranks
+    values = evaluation.images.set_index("path")["dist/value"]
+    assert figures[0].path == (values.idxmin() if ranks[0] == "best" else values.idxmax())
+
+
+def test_a_head_without_metrics_has_no_figures(setup):
+    manifest, config, predictor = setup
+    config["model"]["task_heads"]["dist"]["metrics"] = {}
+    assert evaluate(predictor, config, manifest=manifest).figures["dist"] == []
+
+
+def test_how_the_model_was_run_is_said(setup):
+    manifest, config, predictor = setup
+    predictor.metadata["inference"]["augment"] = "flips"
+    provenance = evaluate(predictor, config, manifest=manifest).provenance
+    assert provenance["inference"] == {"roi_size": config["model"]["inference"]["roi_size"], "augment": "flips"}
+    predictor.metadata["ensemble"] = ["weights.safetensors", "weights_2.safetensors"]
+    assert evaluate(predictor, config, manifest=manifest).provenance["inference"]["networks"] == 2

@@ -1,5 +1,6 @@
 """The report is one page that shows the numbers and needs nothing else."""
 
+import html
 import re
 from html.parser import HTMLParser
 
@@ -7,6 +8,7 @@ import pytest
 
 from cyto_dl.evaluation import evaluate, write_report
 from tests.bundle.tiny import experiment, predictor_of, write_images
+from tests.evaluation.objects import of_cells, write_cells
 
 
 class Page(HTMLParser):
@@ -26,9 +28,15 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.fixture(params=[2, 3], ids=["2d", "3d"])
+@pytest.fixture(params=["2d", "3d", "objects"])
 def evaluation(request, tmp_path):
-    config = experiment(write_images(tmp_path, request.param, splits=("test", "test", "valid")), request.param)
+    if request.param == "objects":
+        manifest = write_cells(tmp_path, changes=("", "miss", "split", "empty"))
+        config, predictor = of_cells(manifest)
+        return evaluate(predictor, config, manifest=manifest)
+    config = experiment(
+        write_images(tmp_path, int(request.param[0]), splits=("test", "test", "valid")), int(request.param[0])
+    )
     predictor = predictor_of(config)
     return evaluate(predictor, config, manifest=tmp_path / "manifest.csv")
 
@@ -49,8 +57,20 @@ def test_it_shows_every_metric_image_and_where_the_model_comes_from(evaluation, 
     for path in evaluation.images["path"]:
         assert path in text
     assert evaluation.provenance["evaluated_manifest_sha256"] in text
-    assert "_target_: torch.nn.Conv" in text
-    assert "Otsu" in text
+    assert "_target_: cyto_dl.model.MultiTaskIm2Im" in text
+    assert "of Otsu's threshold" in html.unescape(text)
+    assert "roi_size [" in text  # how the model was run
+
+
+def test_mean_and_pooled_value_stand_side_by_side_with_their_intervals(evaluation, tmp_path):
+    text = write_report(evaluation, tmp_path / "report.html").read_text()
+    rows = [re.sub(r"<[^>]+>", " ", row).split("  ") for row in re.findall(r"<tr>(.*?)</tr>", text)]
+    metric = next(name for name in evaluation.summary if name.endswith("_pooled")).removesuffix("_pooled")
+    row = next(row for row in rows if row[0].strip() == metric.rpartition("/")[2] and len(row) > 6)
+    cells = [cell.strip() for cell in row]
+    for name, (value, interval) in zip((metric, f"{metric}_pooled"), (cells[1:3], cells[3:5]), strict=True):
+        assert value == f"{evaluation.summary[name]:.4f}"
+        assert interval == "{:.4f} – {:.4f}".format(*evaluation.intervals[name])
 
 
 def test_names_from_the_data_cannot_break_the_page(evaluation, tmp_path):

@@ -9,6 +9,7 @@ from playwright.sync_api import Error, sync_playwright
 
 from cyto_dl.evaluation import evaluate, write_report
 from tests.bundle.tiny import experiment, predictor_of, write_images
+from tests.evaluation.objects import of_cells, write_cells
 
 pytestmark = pytest.mark.integration
 CHROMIUM = "/usr/bin/chromium"  # Debian's: the machine's fonts and no download at test time
@@ -27,10 +28,15 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["2d", "3d"])
+@pytest.fixture(scope="module", params=["2d", "3d", "objects"])
 def evaluation(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
-    config = experiment(write_images(folder, request.param, splits=("test", "test", "test")), request.param)
+    if request.param == "objects":
+        manifest = write_cells(folder, changes=("", "miss", "split"))
+        config, predictor = of_cells(manifest)
+        return evaluate(predictor, config, manifest=manifest)
+    spatial_dims = int(request.param[0])
+    config = experiment(write_images(folder, spatial_dims, splits=("test", "test", "test")), spatial_dims)
     return evaluate(predictor_of(config), config, manifest=folder / "manifest.csv")
 
 
@@ -61,7 +67,7 @@ def test_every_head_has_its_table_and_its_pictures(page, evaluation):
         section = page.locator("section", has=page.get_by_role("heading", name=head, exact=True))
         names = [name.removeprefix("test/") for name in evaluation.summary if name.startswith(f"test/{head}/")]
         assert names
-        assert section.locator("table tbody tr").count() == len(names)
+        assert section.locator("table tbody tr").count() == len({name.removesuffix("_pooled") for name in names})
         assert section.locator("img").count() == sum(len(figure.pictures) for figure in figures) > 0
 
 

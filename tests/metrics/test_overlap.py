@@ -93,13 +93,18 @@ def test_pooled_masks_are_those_of_one_large_image(activation, space):
         assert pooled.compute().item() == pytest.approx(metric.per_image(*joined).item(), abs=1e-6)  # single precision
 
 
-def test_every_mask_has_a_value_of_its_own():
+def test_every_class_and_channel_has_a_value_of_its_own():
     target = torch.tensor([0, 0, 1, 1, 2, 2]).reshape(1, 1, 1, 6)
     predicted = torch.tensor([0, 1, 1, 1, 2, 0]).reshape(1, 1, 1, 6)
-    dice = Dice(activation="softmax")
-    values = dice.per_mask(dice.statistics(one_hot_logits(predicted, 4), target.float()))[0]
-    assert values[:2].tolist() == pytest.approx([4 / 5, 2 / 3])
-    assert torch.isnan(values[2:]).all()  # class 3 is in neither, and there are no more
+    for activation, shift in (("softmax", 0), ("sigmoid", 1)):  # a channel has its index, and no channel is background
+        dice = Dice(activation=activation)
+        prediction, truth = one_hot_logits(predicted, 4)[:, shift:], one_hot_logits(target, 4)[:, shift:]
+        statistics = dice.statistics(prediction, truth)
+        parts = dice.parts(statistics)
+        assert list(parts) == [str(1 - shift), str(2 - shift)]  # class 3 is in neither
+        assert [each.item() for each in parts.values()] == pytest.approx([4 / 5, 2 / 3])
+        assert PooledMetric(dice).parts(statistics.sum(0)).keys() == parts.keys()
+        assert dice.parts(dice.statistics(prediction[:, :1], truth[:, :1])) == {}
 
 
 def test_more_masks_than_are_counted_are_refused():
