@@ -140,8 +140,12 @@ class MultiTaskIm2Im(lightning.LightningModule):
                 continue
             target = batch[name]
             if split != "train" or not self._loader_encodes:
+                images = there.tolist()
                 spacing_um = batch.get("spacing_um") or [None] * len(batch[self.x_key])
-                target = task.encode(target, [spacing_um[index] for index in there.tolist()])
+                paths = batch.get("path") or ["(no path)"] * len(batch[self.x_key])
+                target = task.encode(
+                    target, [spacing_um[index] for index in images], paths=[paths[index] for index in images]
+                )
             if split != "train" or batch_idx == 0:
                 task.check_target(logits[name], target)
             losses[name] = task.compute_loss(logits[name][there], target)

@@ -45,26 +45,29 @@ class Task:
         """The head's `encode`, where what is learnt is not the target itself."""
         return getattr(self.head, "encode", None)
 
-    def encode(self, target: Tensor, spacing_um: Sequence[Sequence[float] | None]) -> Tensor:
+    def encode(self, target: Tensor, spacing_um: Sequence[Sequence[float] | None], *, paths: Sequence[str]) -> Tensor:
         """A batch of targets as the loss compares them.
 
         Args:
             target: B C (Z) Y X, as the manifest names it.
             spacing_um: The pixel size of each image.
+            paths: The source of each image, for messages.
 
         Raises:
             ConfigError: The head cannot learn such a target.
         """
         if self.encoder is None:
             return target
-        try:
-            encoded = [self.encoder(one.cpu(), size) for one, size in zip(target, spacing_um, strict=True)]
-        except ValueError as error:
-            raise ConfigError(
-                f"model.task_heads.{self.name}: the target '{self.name}' does not suit its "
-                f"{type(self.head).__name__}: {error}. Look at the column that data.columns.{self.name} names and at "
-                "data.transforms.preprocess, which must keep labels as they are."
-            ) from error
+        encoded = []
+        for one, size, path in zip(target, spacing_um, paths, strict=True):
+            try:
+                encoded.append(self.encoder(one.cpu(), size))
+            except ValueError as error:
+                raise ConfigError(
+                    f"{path}: the target '{self.name}' of this image does not suit its {type(self.head).__name__}: "
+                    f"{error}. Look at the column that data.columns.{self.name} names and at "
+                    "data.transforms.preprocess, which must keep labels as they are."
+                ) from error
         return torch.stack(encoded).to(target.device)
 
     def compute_loss(self, logits: Tensor, target: Tensor) -> Tensor:
