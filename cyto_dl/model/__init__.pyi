@@ -1,3 +1,4 @@
+from .gan import GAN as GAN
 from .multitask import MultiTaskIm2Im as MultiTaskIm2Im
 from .network import TaskNetwork as TaskNetwork
 from .tasks import Task as Task

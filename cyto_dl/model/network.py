@@ -20,7 +20,7 @@ class TaskNetwork(nn.Module):
 
         Args:
             backbone: B C (Z) Y X -> B n (Z) Y X.
-            heads: Task name -> module from features to logits.
+            heads: Task name -> module from features to logits; from (features, source) if it `sees_source`.
         """
         super().__init__()
         self.backbone = backbone
@@ -34,7 +34,10 @@ class TaskNetwork(nn.Module):
     def forward(self, source_BCZYX: Tensor) -> dict[str, Tensor]:
         """Logits per task, before any activation."""
         features = self.backbone(source_BCZYX)
-        return {name: head(features) for name, head in self.heads.items()}
+        return {
+            name: head(features, source_BCZYX) if getattr(head, "sees_source", False) else head(features)
+            for name, head in self.heads.items()
+        }
 
     def only(self, heads: Sequence[str]) -> "TaskNetwork":
         """The same network with these heads; the others are not computed."""
