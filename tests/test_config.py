@@ -1,5 +1,8 @@
 """Hydra configurations become plain values and objects, and mistakes in them become one clear message."""
 
+import re
+import shlex
+
 import pytest
 import yaml
 
@@ -22,6 +25,23 @@ def test_every_shipped_experiment_composes_for_planes_and_volumes(name, spatial_
     assert config["model"]["inference"]["roi_size"] == config["data"]["patch_shape"]
     assert config["model"]["backbone"]["spatial_dims"] == spatial_dims
     assert set(config["model"]["task_heads"]) < set(config["data"]["columns"])
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_an_experiment_can_be_read_at_a_glance_and_begins_with_the_command_that_runs_it(name, tmp_path):
+    lines = (CONFIG_DIR / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert len(lines) <= 40
+    assert lines[0] == "# @package _global_"
+    command = re.fullmatch(r"# [A-Z][^:]+:  python cyto_dl/train\.py (.*)", lines[1])
+    assert command, "the second line says what the experiment is for, then the command:  # Do this:  python ..."
+    overrides = shlex.split(command[1])
+    assert overrides[0] == f"experiment={name}"
+    assert compose_experiment(overrides, output_dir=tmp_path)["model"]
+    assert [line for line in lines if line in ("# what", "# how")] == ["# what", "# how"]
+    settings = lines[lines.index("# what") + 1 : lines.index("# how")]
+    plain = [line for line in settings if re.match(r"\w+: ", line)]
+    unexplained = [line for line in plain if "#" not in line and not re.match("experiment_name|run_name|tags", line)]
+    assert unexplained in ([], ["target_channel: null"]), "say what each setting means"
 
 
 @pytest.mark.parametrize(("name", "direction"), [("im2im/segmentation", "maximize"), ("im2im/multitask", "minimize")])
