@@ -29,7 +29,7 @@ from cyto_dl.data.dry_run import check_without_targets
 from cyto_dl.data.loader import ImageLoader, PatchSampler, ResumableLoader, RowSampler
 from cyto_dl.data.manifest import ROW, InMemory, Row, Rows, collect_rows, read_manifest
 from cyto_dl.data.patches import Encoder, PatchDataset, WholeImages
-from cyto_dl.data.stages import Stages, for_source, readers, stages
+from cyto_dl.data.stages import Stages, for_source, made_targets, readers, stages
 from cyto_dl.data.tables import SPLITS
 from cyto_dl.data.transforms import ReadImaged
 from cyto_dl.errors import ConfigError, ManifestError, list_problems
@@ -140,6 +140,7 @@ class DataframeDatamodule(LightningDataModule):
                 "columns": self.columns,
                 "split_column": self.split_column,
                 "source_key": self.source_key,
+                "optional": made_targets(self.transforms),
             }
             if isinstance(self.path, str | PathLike):
                 self._rows = read_manifest(self.path, **how)
@@ -181,7 +182,8 @@ class DataframeDatamodule(LightningDataModule):
     def _whole_images(self, split: str) -> ImageLoader:
         samples = self._samples(split)
         arguments = self._loader_arguments(samples) | {"drop_last": False}
-        return ImageLoader(WholeImages(samples), batch_size=1, sampler=RowSampler(len(samples)), **arguments)
+        images = WholeImages(samples, augment=self._stages_of(split).augment)
+        return ImageLoader(images, batch_size=1, sampler=RowSampler(len(samples)), **arguments)
 
     def _samples(self, split: str) -> CachedDataset:
         found = self._stages_of(split)

@@ -4,7 +4,7 @@ train.csv, valid.csv, ... | one .csv or .parquet | rows in memory  ->  {split: [
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ def read_manifest(
     columns: Mapping[str, str],
     split_column: str | None,
     source_key: str | None = None,
+    optional: Collection[str] = (),
 ) -> Rows:
     """The rows of a manifest per split, with absolute paths.
 
@@ -38,6 +39,7 @@ def read_manifest(
         split_column: The column that names each row's split, for one file. None: every row is in the split "predict".
         source_key: The key of the source; the others are targets, which the split "predict" does without. Default: the
             first of `columns`.
+        optional: The keys of targets that need no column, because training makes them of the source.
 
     Returns:
         {split: rows}, only splits that have rows; a row is {key: absolute path, "row": "manifest.csv:17"}.
@@ -47,12 +49,18 @@ def read_manifest(
     """
     tables = read_tables(path, split_column)
     folder = manifest_folder(path)
-    rows, problems = check_tables(tables, columns, split_column=split_column, source_key=source_key, folder=folder)
+    how: dict[str, Any] = {"split_column": split_column, "source_key": source_key, "optional": optional}
+    rows, problems = check_tables(tables, columns, **how, folder=folder)
     return _usable(rows, problems, str(path))
 
 
 def collect_rows(
-    data: InMemory, *, columns: Mapping[str, str], split_column: str | None, source_key: str | None = None
+    data: InMemory,
+    *,
+    columns: Mapping[str, str],
+    split_column: str | None,
+    source_key: str | None = None,
+    optional: Collection[str] = (),
 ) -> Rows:
     """The rows of a table in memory per split: like `read_manifest`, and a value may also be an array.
 
@@ -62,6 +70,7 @@ def collect_rows(
         columns: Batch key -> column.
         split_column: As in `read_manifest`.
         source_key: As in `read_manifest`.
+        optional: As in `read_manifest`.
 
     Raises:
         ManifestError: With everything that is wrong with the table, at once.
@@ -73,7 +82,8 @@ def collect_rows(
         tables = [Table(frame(data), "data.path", "data.path[{}]", 0)]
     split_column = split_column or "split"
     folder = str(Path.cwd())
-    rows, problems = check_tables(tables, columns, split_column=split_column, source_key=source_key, folder=folder)
+    how: dict[str, Any] = {"split_column": split_column, "source_key": source_key, "optional": optional}
+    rows, problems = check_tables(tables, columns, **how, folder=folder)
     return _usable(rows, problems, "data.path")
 
 
@@ -109,6 +119,7 @@ def check_tables(
     split_column: str | None,
     source_key: str | None,
     folder: str,
+    optional: Collection[str] = (),
 ) -> tuple[Rows, list[str]]:
     """The rows of the tables per split, without files that do not exist, and everything that is wrong with them."""
     source_key = source_key or next(iter(columns))
@@ -117,9 +128,10 @@ def check_tables(
     for table in tables:
         splits = _splits(table, split_column, problems)
         has_targets = (splits != "predict").any()
-        present = _present_columns(table, columns, columns if has_targets else [source_key], problems)
+        needed = [key for key in columns if has_targets and key not in optional] or [source_key]
+        present = _present_columns(table, columns, needed, problems)
         cells = {key: _cells(table, column, folder) for key, column in present.items()}
-        problems += _empty_cells(table, splits, cells, columns=columns, source_key=source_key)
+        problems += _empty_cells(table, splits, cells, columns=columns, source_key=source_key, optional=optional)
         for key, column in present.items():
             cells[key] = _existing(table, column, cells[key], folder=folder, problems=problems)
         for position, split in enumerate(splits):
@@ -168,18 +180,24 @@ def _cells(table: Table, column: str, folder: str) -> list[Any]:
 
 
 def _empty_cells(
-    table: Table, splits: pd.Series, cells: Mapping[str, list[Any]], *, columns: Mapping[str, str], source_key: str
+    table: Table,
+    splits: pd.Series,
+    cells: Mapping[str, list[Any]],
+    *,
+    columns: Mapping[str, str],
+    source_key: str,
+    optional: Collection[str],
 ) -> list[str]:
     """Rows without a source or without any target; targets without which all of the training would go."""
     is_empty = pd.DataFrame({key: [value is None for value in values] for key, values in cells.items()}, dtype=bool)
     problems = []
-    targets = [key for key in cells if key != source_key]
+    targets = [key for key in cells if key != source_key and key not in optional]
     sourceless = is_empty[source_key] if source_key in cells else pd.Series(False, index=is_empty.index)
     if sourceless.any():
         problems.append(f"column '{columns[source_key]}' has no value in {table.rows(_positions(sourceless))}.")
     if not targets:
         return problems
-    is_bare = is_empty[targets].all(axis="columns") & (splits != "predict")
+    is_bare = is_empty[targets].all(axis="columns") & (splits != "predict") & (not optional)
     if is_bare.any():
         names = "', '".join(dict.fromkeys(columns[key] for key in targets))
         several = len({columns[key] for key in targets}) > 1

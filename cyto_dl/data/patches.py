@@ -39,16 +39,27 @@ NUM_PROBES = 1024
 
 
 class WholeImages(Dataset[Item]):
-    """Whole images without augmentation: what validation, test and prediction see."""
+    """Whole images: what validation, test and prediction see.
 
-    def __init__(self, samples: CachedDataset) -> None:
+    Args:
+        samples: The images.
+        augment: Random transforms that validation cannot do without; each row has always the same randomness.
+    """
+
+    def __init__(self, samples: CachedDataset, *, augment: Sequence[Transform] = ()) -> None:
         self.samples = samples
+        self.augment = tuple(augment)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Item:
-        return as_item(checked_sample(self.samples, index)[0])
+        sample = checked_sample(self.samples, index)[0]
+        if not self.augment:
+            return as_item(sample)
+        with seeded(self.augment, index):
+            augmented = run_transforms(self.augment, dict(sample.tensors), path=sample.path)
+        return as_item(sample._replace(tensors=plain_tensors(augmented)))
 
 
 class PatchDataset(Dataset[Item | list[Item]]):

@@ -36,7 +36,8 @@ def stages(transforms: Mapping[str, Sequence[Any]] | Sequence[Any], *, split: st
         transforms: {load, preprocess, augment}; or one list, of which the random transforms are the augmentation and
             those up to the last `ReadImaged` the loading; or one such list per split. Items are objects, or mappings
             with a `_target_`.
-        split: One of "train", "valid", "test", "predict". Only "train" is augmented.
+        split: One of "train", "valid", "test", "predict". Only "train" is augmented, but for the random transforms that
+            say `in_validation`: those run on validation images too.
 
     Raises:
         ConfigError: A key that is not known, a random transform where only deterministic ones may be.
@@ -59,7 +60,19 @@ def stages(transforms: Mapping[str, Sequence[Any]] | Sequence[Any], *, split: st
             f"data.transforms has the keys {', '.join(map(str, transforms))}. It is one list, or a mapping with the "
             f"keys {', '.join(STAGES)}, or a mapping with the keys {', '.join(SPLITS)}."
         )
-    return found if split == "train" else found._replace(augment=())
+    if split == "train":
+        return found
+    kept = [transform for transform in found.augment if split == "valid" and getattr(transform, "in_validation", False)]
+    return found._replace(augment=tuple(kept))
+
+
+def made_targets(transforms: Mapping[str, Sequence[Any]] | Sequence[Any]) -> frozenset[str]:
+    """The targets that augmentation makes of the source, such as `BlindSpotd`: a manifest may do without them."""
+    per_split = isinstance(transforms, Mapping) and set(transforms) <= set(SPLITS)
+    if per_split and "train" not in transforms:
+        return frozenset()
+    augment = stages(transforms, split="train").augment
+    return frozenset(transform.target_key for transform in augment if hasattr(transform, "target_key"))
 
 
 def readers(load: Sequence[Transform]) -> dict[str, ReadImaged]:

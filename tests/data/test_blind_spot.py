@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyto_dl.data.blind_spot import BlindSpotd
+from cyto_dl.data import BlindSpotd, DataframeDatamodule, ReadImaged
 from cyto_dl.data.patches import seeded
-from cyto_dl.errors import ConfigError
+from cyto_dl.data.stages import made_targets
+from cyto_dl.errors import ConfigError, ManifestError
 
 SHAPES = {2: (64, 48), 3: (8, 32, 24)}
 
@@ -136,3 +137,60 @@ def test_arguments_out_of_range_are_refused(arguments, says):
 def test_a_hidden_shape_of_other_dimensions_than_the_image_is_refused():
     with pytest.raises(ConfigError, match="hidden_shape"):
         hide(numbered((8, 8)), hidden_shape=(1, 1, 5))
+
+
+def datamodule(spatial_dims, *, rows=None, augment=None):
+    """Images of numbered pixels, of which those of the split test have a clean image."""
+    image = numbered([16] * spatial_dims).numpy()[0]
+    found = {"train": [{"raw": image + 1}], "valid": [{"raw": image + 2}, {"raw": image + 3}]}
+    return DataframeDatamodule(
+        path=rows or found | {"test": [{"raw": image, "clean": 0 * image}, {"raw": image + 4}]},
+        columns={"raw": "raw", "clean": "clean"},
+        transforms={
+            "load": [ReadImaged(["raw", "clean"], spatial_dims)],
+            "augment": [BlindSpotd("raw", "clean")] if augment is None else augment,
+        },
+        patch_shape=[8] * spatial_dims,
+        patches_per_image=4,
+        batch_size=4,
+    )
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_training_patches_and_validation_images_hide_pixels_and_need_no_clean_image(spatial_dims):
+    data = datamodule(spatial_dims)
+    data.setup("fit")
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        for batch in loader:
+            known = ~batch["clean"].isnan()
+            assert 0 < known.sum() < 0.1 * known.numel()
+            assert (batch["raw"][known] != batch["clean"][known]).all()
+            assert "present" not in batch
+
+
+def test_validation_hides_the_same_pixels_in_every_epoch_and_others_in_every_image():
+    once, again = (list(datamodule(2).val_dataloader()) for _ in range(2))
+    known = [~batch["clean"].isnan() for batch in once]
+    assert all(torch.equal(one["raw"], other["raw"]) for one, other in zip(once, again, strict=True))
+    assert not torch.equal(*known)
+
+
+def test_test_images_are_whole_and_come_with_a_clean_image_where_there_is_one():
+    first, second = datamodule(2).test_dataloader()
+    assert torch.equal(first["raw"][0], numbered((16, 16)))
+    assert (first["clean"] == 0).all()
+    assert "clean" not in second and len(second["present"]["clean"]) == 0
+
+
+def test_a_manifest_needs_no_column_for_a_target_that_training_makes():
+    rows = {"train": [{"raw": numbered((16, 16)).numpy()[0]}]}
+    datamodule(2, rows=rows).setup("fit")
+    with pytest.raises(ManifestError, match="no column 'clean'"):
+        datamodule(2, rows=rows, augment=[]).setup("fit")
+
+
+def test_what_training_makes_is_read_off_the_transforms():
+    blind = {"_target_": "cyto_dl.data.BlindSpotd", "keys": "raw", "target_key": "clean"}
+    assert made_targets({"augment": [blind]}) == {"clean"}
+    assert made_targets({"train": [blind], "valid": []}) == {"clean"}
+    assert made_targets({"test": []}) == made_targets({"load": []}) == set()
