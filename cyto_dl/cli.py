@@ -61,13 +61,19 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     predict.add_argument("--column", help="that column (default: the name of the bundle's input)")
     predict.add_argument("--output", default="predictions", help="folder for the images and predictions.csv")
     predict.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
+    predict.add_argument("--engine", default="torch", help="torch (default), or on the CPU onnxruntime, openvino")
     _add_allow_target(predict)
     predict.set_defaults(run=_predict)
 
 
 def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    export = commands.add_parser("export", help="export a checkpoint as a bundle")
-    export.add_argument("checkpoint", help="a .ckpt, or the folder of a run (its best checkpoint)")
+    export = commands.add_parser("export", help="export a checkpoint as a bundle, or several as an ensemble")
+    export.add_argument(
+        "source",
+        nargs="+",
+        metavar="CHECKPOINT",
+        help="a .ckpt, or the folder of a run (its best checkpoint); several, bundles too, are averaged",
+    )
     export.add_argument("--output", required=True, help="folder of the new bundle")
     export.add_argument("--name", help="name of the model (default: the run's name)")
     export.add_argument("--sample", help="image that the bundle replays (default: the first test image of the run)")
@@ -92,7 +98,8 @@ def _predict(options: argparse.Namespace) -> None:
     from cyto_dl.bundle import load_bundle
     from cyto_dl.inference.batch import check_all_predicted, predict_images
 
-    predictor = load_bundle(options.bundle, allow=tuple(options.allow_target), device=options.device)
+    allow = tuple(options.allow_target)
+    predictor = load_bundle(options.bundle, allow=allow, device=options.device, engine=options.engine)
     paths = options.images or _column(options.manifest, options.column or predictor.input.name)
     table = predict_images(predictor, paths, options.output)
     print(
@@ -111,7 +118,7 @@ def _export(options: argparse.Namespace) -> None:
     from cyto_dl.bundle import card_text, export_bundle
 
     bundle = export_bundle(
-        options.checkpoint, options.output, name=options.name, sample=options.sample, allow=tuple(options.allow_target)
+        options.source, options.output, name=options.name, sample=options.sample, allow=tuple(options.allow_target)
     )
     print(card_text(bundle))
 

@@ -29,6 +29,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--model_name", metavar="NAME", help="name in the addresses; by default the bundle's")
     parser.add_argument("--http_port", type=int, default=8080, metavar="PORT", help="REST port (default: 8080)")
     parser.add_argument("--grpc_port", type=int, default=8081, metavar="PORT", help="gRPC port (default: 8081)")
+    parser.add_argument("--engine", default="torch", help="torch (default), onnxruntime or openvino")
     parser.add_argument(
         "--allow-target",
         action="append",
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_ports(http_port=options.http_port, grpc_port=options.grpc_port)
         from cyto_dl.bundle import load_bundle  # with torch: --help does not wait for it
 
-        predictor = load_bundle(options.bundle, allow=options.allow_target)
+        predictor = load_bundle(options.bundle, allow=options.allow_target, engine=options.engine)
     except CytoDLError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -33,6 +33,18 @@ def test_a_head_without_postprocessing_gets_the_one_that_training_uses():
     }
 
 
+def test_objects_drawn_as_intensities_are_refused_by_their_configuration_key():
+    config = experiment("m.csv")
+    head = {"_target_": "cyto_dl.model.heads.InstanceHead", "in_channels": 4, "spatial_dims": 2}
+    config["model"]["task_heads"]["seg"] = {"head": head, "loss": {"_target_": "cyto_dl.model.losses.InstanceLoss"}}
+    with pytest.raises(ConfigError, match=r"model.postprocessing.prediction.seg makes no labels.*instances"):
+        document_from_config(config)
+    config["model"]["postprocessing"]["prediction"] = {}
+    document = document_from_config(config)
+    assert document["outputs"]["seg"] == {"kind": "instances", "activation": "sigmoid", "values": "labels"}
+    assert document["postprocess"]["seg"]["_target_"] == "cyto_dl.model.utils.postprocessing.instances"
+
+
 def test_transforms_in_one_list_or_per_split_give_the_same_document():
     config = experiment("m.csv")
     expected = document_from_config(config)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from cyto_dl.bundle.sample import EXACT, crop_for_sample, make_sample, read_sample, replay, write_sample
 from cyto_dl.data.image import Image
@@ -72,6 +73,24 @@ def test_one_label_in_ten_thousand_may_differ(predictor, sample):
     replay(labelling, altered(sample, "seg", flip(allowed)))
     with pytest.raises(BundleError, match="have another label"):
         replay(labelling, altered(sample, "seg", flip(allowed + 1)))
+
+
+def test_objects_may_have_other_numbers_but_not_other_pixels(predictor, sample):
+    outputs = {**predictor.outputs, "seg": {**predictor.outputs["seg"], "values": "labels", "kind": "instances"}}
+    counting = replace(predictor, outputs=outputs)
+    counting.postprocess["seg"] = lambda logits: torch.from_numpy(objects).clone()
+    objects = np.zeros(sample.images["seg"].shape, np.uint32)
+    objects[..., 2:8, 2:8], objects[..., 2:8, 9:15] = 1, 2
+    sample = altered(sample, "seg", lambda _: objects)
+    del sample.activations["seg"]
+    renumbered = altered(sample, "seg", lambda array: np.array([0, 7, 3], np.uint32)[array])
+    replay(counting, renumbered)
+    with pytest.raises(BundleError, match="not the same bit for bit"):
+        replay(counting, renumbered, tolerance=EXACT)
+    for merge_or_split in (np.array([0, 1, 1], np.uint32)[objects], np.where(objects == 2, objects + 1, objects)):
+        merge_or_split[..., 2:8, 12:15] *= 2
+        with pytest.raises(BundleError, match="belong to another object"):
+            replay(counting, altered(sample, "seg", lambda _, changed=merge_or_split: changed.astype(np.uint32)))
 
 
 def test_an_output_of_another_shape_or_type_is_named(predictor, sample):

@@ -110,9 +110,9 @@ def predictor_of(config: dict[str, Any], *, seed: int = 0) -> Predictor:
         return build_predictor(document_from_config(config))
 
 
-def checkpoint_of(config: dict[str, Any], path: Path) -> Path:
+def checkpoint_of(config: dict[str, Any], path: Path, *, seed: int = 0) -> Path:
     """Writes the checkpoint of an experiment."""
-    weights = predictor_of(config).network.state_dict()
+    weights = predictor_of(config, seed=seed).network.state_dict()
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"state_dict": {f"network.{name}": value for name, value in weights.items()}, "config": config}
     torch.save({**content, "epoch": 3, "global_step": 12}, path)

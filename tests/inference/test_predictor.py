@@ -69,6 +69,29 @@ def test_images_and_activations_come_from_one_forward_pass(predictor):
     np.testing.assert_array_equal(prediction.images["seg"], (activations["seg"] * 255).round().numpy())
 
 
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_objects_are_decoded_once_and_are_what_metrics_see(spatial_dims):
+    config = experiment("m.csv", spatial_dims)
+    head = {"_target_": "cyto_dl.model.heads.InstanceHead", "in_channels": 4, "spatial_dims": spatial_dims}
+    config["model"]["task_heads"]["seg"] = {"head": head, "loss": {"_target_": "cyto_dl.model.losses.InstanceLoss"}}
+    del config["model"]["postprocessing"]
+    predictor = predictor_of(config)
+    decoded = []
+    decode = predictor.postprocess["seg"]
+    predictor = replace(
+        predictor, postprocess={**predictor.postprocess, "seg": lambda each: decoded.append(1) or decode(each)}
+    )
+    image = pixels(spatial_dims)
+    prediction = predictor.predict_with_activations(image)
+    assert len(decoded) == 1
+    labels, seen = prediction.images["seg"], prediction.activations["seg"]
+    assert (labels.shape, labels.dtype, seen.dtype) == (image.shape, np.dtype(np.uint32), torch.int32)
+    assert labels.max() >= 1
+    np.testing.assert_array_equal(seen.numpy(), labels)
+    np.testing.assert_array_equal(predictor.activations(image, heads=["seg"])["seg"].numpy(), labels)
+    assert predictor.outputs["seg"] == {"kind": "instances", "activation": "sigmoid", "values": "labels"}
+
+
 def test_only_the_heads_that_are_asked_for_are_computed(predictor):
     image = pixels(predictor.input.spatial_dims)
     expected = predictor.predict(image)["dist"]

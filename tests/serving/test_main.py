@@ -22,6 +22,7 @@ def test_the_command_line_knows_kserves_names():
         "model_name": "nuclei",
         "http_port": 1,
         "grpc_port": 2,
+        "engine": "torch",
         "allow_target": ["a.B", "c.D"],
     }
 

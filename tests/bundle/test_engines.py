@@ -1,0 +1,97 @@
+"""Other engines give torch's predictions, within what rounding in another order makes of them."""
+
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+from cyto_dl.bundle import load_bundle
+from cyto_dl.bundle.engines import ENGINES
+from cyto_dl.bundle.format import read_document, write_document
+from cyto_dl.data.image import read_image
+from cyto_dl.errors import BundleError, ConfigError
+
+OTHERS = [engine for engine in ENGINES if engine != "torch"]
+ATOL = 1e-4  # measured on U-Nets: logits around 5 differ by 1e-5 to 8e-5
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_an_engine_predicts_what_torch_predicts(exported, engine):
+    reference, predictor = load_bundle(exported), load_bundle(exported, engine=engine)
+    image = read_image(exported.parent / "raw_2.ome.tif", **reference.input.load)
+    expected, found = reference.predict_with_activations(image), predictor.predict_with_activations(image)
+    for head in reference.outputs:
+        np.testing.assert_allclose(found.activations[head], expected.activations[head], atol=ATOL)
+    assert np.abs(found.images["seg"].astype(int) - expected.images["seg"]).max() <= 1  # grey values are rounded
+    again = predictor.predict(image)
+    assert all(again[head].tobytes() == found.images[head].tobytes() for head in again)
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_an_engine_computes_only_the_heads_that_are_asked_for(exported, engine):
+    predictor = load_bundle(exported, engine=engine)
+    image = read_image(exported.parent / "raw_2.ome.tif", **predictor.input.load)
+    prediction = predictor.predict(image, heads=["dist"])
+    assert list(prediction) == ["dist"]
+    np.testing.assert_array_equal(prediction["dist"], predictor.predict(image)["dist"])
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_an_engine_runs_every_view_of_a_window(bundle, engine):
+    document = read_document(bundle)
+    document["inference"] |= {"augment": "rotations", "roi_size": [*document["inference"]["roi_size"][:-1], 24]}
+    write_document(bundle, document)
+    reference, predictor = (load_bundle(bundle, engine=each, replay=False) for each in ("torch", engine))
+    shape = {2: (1, 40, 48), 3: (1, 12, 40, 48)}[reference.input.spatial_dims]
+    image = np.random.default_rng(0).integers(0, 999, shape).astype(np.uint16)
+    np.testing.assert_allclose(predictor.predict(image)["dist"], reference.predict(image)["dist"], atol=ATOL)
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_a_sample_that_does_not_fit_the_network_is_noticed_by_an_engine_too(bundle, engine):
+    with np.load(bundle / "sample.npz") as archive:
+        arrays = dict(archive)
+    arrays["image/dist"] = arrays["image/dist"] + np.float32(0.1)
+    np.savez(bundle / "sample.npz", **arrays)
+    write_document(bundle, read_document(bundle))
+    with pytest.raises(BundleError, match="does not repeat the predictions"):
+        load_bundle(bundle, engine=engine)
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_a_bundle_without_onnx_says_why(bundle, engine):
+    (bundle / "model.onnx").unlink()
+    engines = {"onnx": {"error": "an operator that ONNX lacks"}}
+    write_document(bundle, {**read_document(bundle), "engines": engines})
+    with pytest.raises(BundleError, match=rf"no model.onnx for {engine} \(an operator that ONNX lacks\)"):
+        load_bundle(bundle, engine=engine)
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_a_damaged_network_of_an_engine_is_a_bundle_error(bundle, engine):
+    (bundle / "model.onnx").write_bytes(b"garbage")
+    write_document(bundle, read_document(bundle))
+    with pytest.raises(BundleError, match=rf"{engine} cannot load .*model.onnx"):
+        load_bundle(bundle, engine=engine)
+
+
+def test_an_unknown_engine_is_refused_with_the_choices(exported):
+    with pytest.raises(ConfigError, match="engine is 'tensorrt'; choose one of torch, onnxruntime, openvino"):
+        load_bundle(exported, engine="tensorrt")
+
+
+def test_an_engine_on_a_gpu_is_refused(exported):
+    with pytest.raises(ConfigError, match="onnxruntime runs on the CPU, not on cuda"):
+        load_bundle(exported, engine="onnxruntime", device="cuda")
+
+
+def test_an_engine_that_is_not_installed_is_named_with_its_extra(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)  # import then raises ImportError
+    with pytest.raises(ConfigError, match=r"openvino is not installed: pip install 'cyto-dl\[openvino\]'"):
+        load_bundle(exported, engine="openvino")
+
+
+def test_the_document_says_how_closely_onnx_runtime_agrees(exported):
+    engine = yaml.safe_load((exported / "bundle.yaml").read_text())["engines"]["onnx"]
+    assert 0 <= engine["max_difference"] < ATOL
