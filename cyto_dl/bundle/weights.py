@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_model
+from safetensors.torch import save_file
+from torch import nn
 
 from cyto_dl.bundle.format import WEIGHTS
 from cyto_dl.errors import BundleError
@@ -28,7 +29,7 @@ def write_weights(folder: Path, network: TaskNetwork | Ensemble) -> None:
     """Write the weights of a network, or of each member of an ensemble."""
     members = list(network.members) if isinstance(network, Ensemble) else [network]
     for name, member in zip(member_files(len(members)), members, strict=True):
-        save_model(member, str(folder / name))
+        _write(folder / name, member)
         (folder / name).chmod(0o644)  # safetensors makes it for its owner alone; a server is another user
 
 
@@ -47,11 +48,26 @@ def read_weights(folder: Path, document: Mapping[str, Any]) -> dict[str, torch.T
     }
 
 
+def _write(path: Path, network: nn.Module) -> None:
+    """Write each weight once, and the further names of weights that a network such as DynUNet registers twice.
+
+    safetensors' own save_model does so only for weights whose channels come first in memory; TaskNetwork's do not.
+    """
+    names: dict[int, str] = {}
+    weights, second_names = {}, {}
+    for name, value in network.state_dict(keep_vars=True).items():
+        kept = names.setdefault(id(value), name)
+        if kept == name:
+            weights[name] = value.detach().contiguous()
+        else:
+            second_names[name] = kept
+    save_file(weights, str(path), metadata=second_names)
+
+
 def _read(path: Path) -> dict[str, torch.Tensor]:
     """The weights under every name that the network knows them by.
 
-    A network such as DynUNet registers its blocks twice; safetensors keeps one copy and says which names it left out.
-    (Its own load_model refuses batch normalisation then: torch fills in a counter whose second name is absent.)
+    (safetensors' own load_model refuses batch normalisation: torch fills in a counter whose second name is absent.)
     """
     try:
         with safe_open(path, framework="pt") as file:
