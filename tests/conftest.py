@@ -40,14 +40,18 @@ def blobs() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
 
 @pytest.fixture
 def manifest_folder(tmp_path: Path, blobs: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Callable[..., Path]:
-    """Writes images of blobs and `manifest.csv` (columns raw, seg, split); returns the folder that holds them."""
+    """Writes images of blobs and `manifest.csv` (columns raw, seg, split); returns the folder that holds them.
 
-    def make(spatial_dims: int = 2, *, train: int = 2, valid: int = 1, test: int = 1) -> Path:
+    `scale`: pixels of seg per pixel of raw along each axis.
+    """
+
+    def make(spatial_dims: int = 2, *, train: int = 2, valid: int = 1, test: int = 1, scale: int = 1) -> Path:
         folder = tmp_path / f"blobs_{spatial_dims}d"
         folder.mkdir()
         rows = []
         for index, split in enumerate(["train"] * train + ["valid"] * valid + ["test"] * test):
             raw, labels = blobs(spatial_dims, seed=index)
+            labels = np.kron(labels, np.ones((scale,) * spatial_dims, labels.dtype))
             axes = {"axes": "ZYX"[-spatial_dims:]}
             tifffile.imwrite(folder / f"raw_{index}.tif", raw, metadata=axes)
             tifffile.imwrite(folder / f"seg_{index}.tif", labels, metadata=axes)

@@ -65,13 +65,14 @@ def assert_same_weights(one, other):
 def test_every_shipped_experiment_trains_is_evaluated_and_predicts_the_same_from_its_bundle(
     manifest_folder, tmp_path, experiment, spatial_dims
 ):
-    output_dir, folder = tmp_path / "run", manifest_folder(spatial_dims)
+    output_dir = tmp_path / "run"
+    composed = compose_experiment(
+        overrides_for(tmp_path, experiment=experiment, spatial_dims=spatial_dims), output_dir=output_dir
+    )
+    folder = manifest_folder(spatial_dims, scale=composed.get("scale", 1))
     metrics = run(folder, output_dir, experiment=experiment, spatial_dims=spatial_dims)
 
-    heads = compose_experiment(
-        overrides_for(tmp_path, experiment=experiment, spatial_dims=spatial_dims), output_dir=output_dir
-    )["model"]["task_heads"]
-    for head in heads:
+    for head in composed["model"]["task_heads"]:
         assert any(name.startswith(f"valid/{head}/") for name in metrics)
         assert any(name.startswith(f"test/{head}/") for name in metrics)
     for file in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "test/report.html"):
