@@ -77,6 +77,14 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     export.add_argument("--output", required=True, help="folder of the new bundle")
     export.add_argument("--name", help="name of the model (default: the run's name)")
     export.add_argument("--sample", help="image that the bundle replays (default: the first test image of the run)")
+    export.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="choose after training, e.g. model.inference.augment=flips or "
+        "model.postprocessing.prediction.objects.seed=0.6; may be repeated",
+    )
     _add_allow_target(export)
     export.set_defaults(run=_export)
 
@@ -118,9 +126,24 @@ def _export(options: argparse.Namespace) -> None:
     from cyto_dl.bundle import card_text, export_bundle
 
     bundle = export_bundle(
-        options.source, options.output, name=options.name, sample=options.sample, allow=tuple(options.allow_target)
+        options.source,
+        options.output,
+        name=options.name,
+        sample=options.sample,
+        settings=_settings(options.set),
+        allow=tuple(options.allow_target),
     )
     print(card_text(bundle))
+
+
+def _settings(given: Sequence[str]) -> dict[str, object]:
+    """KEY=VALUE as hydra reads values: numbers, true, null and lists are what they look like."""
+    import yaml
+
+    pairs = [each.partition("=") for each in given]
+    if wrong := [key for key, equals, _ in pairs if not equals]:
+        raise ConfigError(f"--set {wrong[0]}: write KEY=VALUE, e.g. --set model.inference.augment=flips")
+    return {key: yaml.safe_load(value) for key, _, value in pairs}
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """From a checkpoint of a training run to the Predictor that its bundle will hold."""
 
+import copy
 import pickle
 from collections.abc import Iterable, Mapping
 from os import PathLike
@@ -13,17 +14,19 @@ from cyto_dl.bundle.format import is_bundle
 from cyto_dl.bundle.load import load_bundle
 from cyto_dl.bundle.provenance import provenance
 from cyto_dl.bundle.targets import foreign_targets
-from cyto_dl.errors import BundleError
+from cyto_dl.errors import BundleError, ConfigError
 from cyto_dl.inference.predictor import Predictor
 from cyto_dl.storage import localize
 
 _PREFIX = "network."  # of the network's weights in a checkpoint
+_CHOSEN_AFTER_TRAINING = ("model.inference.", "model.postprocessing.prediction.")
 
 
 def predictor_from_checkpoint(
     run_dir_or_ckpt: str | PathLike[str],
     *,
     config: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     allow: Iterable[str] = (),
     device: str = "cpu",
 ) -> tuple[Predictor, dict[str, Any], dict[str, Any]]:
@@ -34,6 +37,8 @@ def predictor_from_checkpoint(
             `config`, also a bundle, which holds no experiment: so an ensemble is evaluated.
         config: The resolved experiment, if the caller has it; the code that it names is the caller's own and trusted.
             Without it, the experiment in the checkpoint is used, and code beyond the list must be allowed.
+        settings: What is chosen after training, by configuration key, e.g. {"model.inference.augment": "flips"}: all
+            below model.inference and model.postprocessing.prediction.
         allow: Further dotted names that are allowed.
         device: Where the network runs, e.g. "cuda".
 
@@ -51,6 +56,7 @@ def predictor_from_checkpoint(
     checkpoint = read_checkpoint(path)
     if config is None:
         config = checkpoint["config"]
+    config = _with_settings(config, settings or {})
     document = document_from_config(config, allow=allowed)
     document["provenance"] = {
         "checkpoint": {"file": path.name, "epoch": checkpoint.get("epoch"), "step": checkpoint.get("global_step")},
@@ -62,6 +68,23 @@ def predictor_from_checkpoint(
         if name.startswith(_PREFIX)
     }
     return build_predictor(document, weights, allow=allowed, device=device), document, dict(config)
+
+
+def _with_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    changed: dict[str, Any] = copy.deepcopy(dict(config))
+    for key, value in settings.items():
+        if not key.startswith(_CHOSEN_AFTER_TRAINING):
+            raise ConfigError(
+                f"{key} cannot be changed after training; what can be begins with {' or '.join(_CHOSEN_AFTER_TRAINING)}"
+            )
+        *path, last = key.split(".")
+        node: Any = changed
+        for part in path:
+            node = node.get(part) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise ConfigError(f"{key}: the experiment has no {'.'.join(path)}. Look at the run's config.yaml.")
+        node[last] = value
+    return changed
 
 
 def find_checkpoint(run_dir_or_ckpt: str | PathLike[str]) -> Path:

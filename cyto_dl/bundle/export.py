@@ -44,6 +44,7 @@ def export_bundle(
     metrics: Mapping[str, float] | None = None,
     fingerprint: Mapping[str, Any] | None = None,
     sample: str | PathLike[str] | np.ndarray | None = None,
+    settings: Mapping[str, Any] | None = None,
     allow: Iterable[str] = (),
 ) -> Path:
     """Export a checkpoint as a bundle that predicts the same, bit for bit; or several as one that averages them.
@@ -58,6 +59,8 @@ def export_bundle(
         fingerprint: Of the training data, from `prepare_data`.
         sample: An image of which a crop becomes the bundle's sample: a path, or an array C (Z) Y X. Default: the first
             test (else validation) image of the run's manifest; of bundles the first one's sample.
+        settings: What is chosen after training, by configuration key: thresholds of a postprocessing, windows,
+            test-time augmentation. Of one checkpoint; members of an ensemble bring theirs.
         allow: Dotted names of own code that the experiment uses; the bundle lists them.
 
     Returns:
@@ -72,8 +75,12 @@ def export_bundle(
     _check_target(output_dir)
     sources = [source] if isinstance(source, str | PathLike) else list(source)
     if len(sources) == 1:
-        predictor, document, config = predictor_from_checkpoint(sources[0], allow=allow)
-        metrics = _run_metrics(sources[0]) if metrics is None else metrics
+        predictor, document, config = predictor_from_checkpoint(sources[0], settings=settings, allow=allow)
+        metrics = _run_metrics(sources[0]) if metrics is None and not settings else metrics
+    elif settings:
+        raise ConfigError(
+            "settings are of one checkpoint. Export each member with them, and then the bundles together."
+        )
     else:
         predictor, document, config = predictor_of_ensemble(sources, allow=allow)
     image = _sample_image(predictor, config, sample, sources)

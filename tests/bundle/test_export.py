@@ -128,3 +128,19 @@ def checkpoint_of_allowed(config, path, names):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CYTO_DL_ALLOWED_TARGETS", ",".join(names))
         return checkpoint_of(config, path)
+
+
+def test_windows_and_thresholds_may_be_chosen_after_training(run_dir, tmp_path, without_onnx):
+    chosen = {"model.inference.augment": "flips", "model.inference.overlap": 0.5}
+    bundle = export_bundle(run_dir, tmp_path / "bundle", settings=chosen)
+    window = load_bundle(bundle).window
+    assert (window.augment, window.overlap) == ("flips", 0.5)
+
+
+@pytest.mark.parametrize(
+    "key", ["data.batch_size", "model.backbone.spatial_dims", "model.postprocessing.prediction.x.y"]
+)
+def test_what_training_has_fixed_cannot_be_chosen_after_it(run_dir, tmp_path, key):
+    with pytest.raises(ConfigError, match=key):
+        export_bundle(run_dir, tmp_path / "bundle", settings={key: 1})
+    assert not (tmp_path / "bundle").exists()
