@@ -105,7 +105,7 @@ class GAN(MultiTaskIm2Im):
             for name, value in {**verdict.values, "generator/loss": generator.detach()}.items():
                 self._log_mean("train", name, value, num_images=len(pairs.real))
             self._check_finite("train/discriminator/loss", discriminator, batch, batch_idx)
-        self._check_finite("train/loss", generator, batch, batch_idx)
+            self._check_finite("train/generator/loss", generator, batch, batch_idx)
         # The gradient goes to the named role alone. The generator steps before the discriminator's backward pass, so
         # that the loss scale of mixed precision, which the first step may change, is the second's from start to end.
         self._step("generator", generator, retain_graph=discriminator is not None)
