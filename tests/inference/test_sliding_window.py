@@ -133,6 +133,17 @@ def test_the_result_does_not_depend_on_the_batch_size(shape):
     assert torch.allclose(one["seg"], many["seg"], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("num_windows", "sizes"), [(1, [1]), (4, [4]), (5, [2, 3]), (9, [3, 3, 3]), (13, [3, 3, 3, 4])]
+)
+def test_no_window_is_left_over_for_a_batch_of_its_own(num_windows, sizes):
+    seen = []
+    source = image(8, 8 * num_windows)
+    output = SlidingWindow([8, 8], 0)(source, lambda windows: seen.append(len(windows)) or {"seg": windows})["seg"]
+    assert seen == sizes
+    assert torch.equal(output, source)
+
+
 @pytest.mark.parametrize("shape", [(50, 61), (9, 20, 33), (32, 32), (32, 32, 32)])
 def test_without_a_roi_the_network_meets_the_whole_image_in_one_window(shape):
     seen = []
