@@ -23,7 +23,7 @@ from cyto_dl.data.check import not_finite
 from cyto_dl.data.describe import describe
 from cyto_dl.data.manifest import ROW, Row
 from cyto_dl.data.stages import for_missing
-from cyto_dl.data.transforms import ReadImaged, Transform, run_transforms
+from cyto_dl.data.transforms import Transform, run_transforms
 from cyto_dl.errors import ImageError
 from cyto_dl.storage import atomic_path, is_remote, localize
 
@@ -102,14 +102,14 @@ class CachedDataset(PersistentDataset):
         return Sample(tensors, path, spacing_um)
 
     def _not_finite(self, row: Row, key: str, tensor: torch.Tensor) -> str:
-        """The message for an image with NaN or infinity: whether the file or which transform brought them."""
+        """The message for an image in which a transform made NaN or infinity; it names the transform."""
         item: Any = dict(row)
         for step in self._steps[self._missing(row)]:
             item = run_transforms([step], item, path=_name(row, key))
             if key in item and (found := _plain_tensor(item[key])) is not None and not torch.isfinite(found).all():
                 break
         num_bad = int((~torch.isfinite(tensor)).sum())
-        where = "" if isinstance(step, ReadImaged) else f" after the transform {type(step).__name__}"
+        where = f" after the transform {getattr(step, '__name__', type(step).__name__)}"
         return not_finite(_name(row, key), key, num_bad, tensor.numel(), where=where)
 
     def _file(self, row: Row, cache_dir: Path) -> Path:
