@@ -25,7 +25,7 @@ class TaskNetwork(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleDict(dict(heads))
-        if any(isinstance(part, _WANTS_CHANNELS_FIRST) for part in self.modules()):
+        if any(isinstance(part, _WANTS_CHANNELS_FIRST) or _breaks_channels_last(part) for part in self.modules()):
             return
         for parameter in self.parameters():
             if parameter.ndim in _CHANNELS_LAST:
@@ -42,6 +42,17 @@ class TaskNetwork(nn.Module):
     def only(self, heads: Sequence[str]) -> "TaskNetwork":
         """The same network with these heads; the others are not computed."""
         return TaskNetwork(self.backbone, {name: self.heads[name] for name in heads})
+
+
+def _breaks_channels_last(part: nn.Module) -> bool:
+    """Whether a backward pass with channels last may write beyond its memory and end the process.
+
+    torch 2.13 on a CPU does so for strided convolutions of one pixel with 2 to 15 channels, such as the shortcuts of
+    narrow residual networks (docs/lab-notebook.md, 2026-11-22).
+    """
+    if not isinstance(part, nn.Conv2d | nn.Conv3d):
+        return False
+    return max(part.kernel_size) == 1 and max(part.stride) > 1 and part.in_channels < 16
 
 
 class Ensemble(nn.Module):

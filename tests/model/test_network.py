@@ -15,3 +15,16 @@ def test_every_head_sees_the_same_features(spatial_dims):
     assert list(outputs) == ["features", "seg"]
     assert torch.equal(outputs["seg"], head(outputs["features"]))
     assert {key.split(".")[0] for key in network.state_dict()} == {"backbone", "heads"}
+
+
+def residual(num_channels):
+    shortcut = nn.Conv2d(num_channels, 32, 1, stride=2, bias=False)
+    return TaskNetwork(nn.Sequential(nn.Conv2d(1, num_channels, 3, padding=1), shortcut), {"seg": IdentityHead()})
+
+
+def test_weights_have_their_channels_last_unless_torch_would_write_beyond_its_memory():
+    wide, narrow = residual(16), residual(8)
+    assert wide.backbone[0].weight.is_contiguous(memory_format=torch.channels_last)
+    for _ in range(3):  # with channels last, this ends the process in most cases
+        narrow(torch.rand(4, 1, 64, 64))["seg"].square().mean().backward()
+    assert all(parameter.is_contiguous() for parameter in narrow.parameters())
