@@ -8,18 +8,23 @@ objects are apart, so that the components of the cores are the objects' seeds. O
 holds several seeds has to be split; all others are labelled as they are.
 """
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import cc3d
 import edt
 import fastremap
 import numpy as np
+from scipy import ndimage
+from skimage.graph import MCP_Geometric
 from skimage.segmentation import watershed
 
 # Distances are compared in steps of 1/250: a value that changes by rounding alone, from one tiling or engine to the
 # next, then floods in the same order, and no border moves.
 LEVELS = 250
+# An object is given one core at any of these distances: a `seed` between them finds it whole as well.
+CORE_DISTANCES = (0.7, 0.6, 0.5, 0.4, 0.3)
+BLOCK_PX = 1 << 20  # numpy counts and looks up with 8 bytes per pixel: a block at a time, that is next to nothing
 
 
 def encode_instances(
@@ -27,9 +32,11 @@ def encode_instances(
 ) -> np.ndarray:
     """What a network learns of a label image, float32, 2 (Z) Y X, both in 0..1.
 
-    Channel 0 is the foreground. Channel 1 is the distance to the border of the object, which is 1 from `border_px` on
-    and, in objects thinner than that, in their middle. It needs no more context than `border_px`, so that an object
-    cut by a patch or a window looks there as it does elsewhere.
+    Channel 0 is the foreground. Channel 1 is the distance to the pixels at the object's border: 0 there, and 1 from
+    `border_px` on or, in objects thinner than that, in their middle. It needs no more context than `border_px`, so
+    that an object cut by a patch or a window looks there as it does elsewhere.
+
+    Where an object has a waist, the way through it is set to 1: an object has one core.
 
     Args:
         labels: (Z) Y X, 0 is background, every other whole number one object.
@@ -42,12 +49,16 @@ def encode_instances(
     objects = _whole_numbers(labels)
     finest = min(spacing) if spacing else 1.0
     anisotropy = tuple(each / finest for each in spacing) if spacing else (1.0,) * objects.ndim
-    distance = edt.edt(objects, anisotropy=anisotropy, black_border=False, parallel=1)
-    highest = np.zeros(int(objects.max(initial=0)) + 1, np.float32)
-    np.maximum.at(highest, objects.ravel(), distance.ravel())
-    rim = np.clip(highest, 1e-6, border_px)[objects]
-    foreground = objects > 0
-    return np.stack([foreground, np.where(foreground, np.minimum(distance / rim, 1), 0)]).astype(np.float32)
+    depth = edt.edt(_without_borders(objects), anisotropy=anisotropy, black_border=False, parallel=1)
+    highest = _highest(depth, objects)
+    if not highest[1:].all():  # objects of two pixels are border throughout, and their middle is not
+        flat = np.where(highest[objects] == 0, objects, 0)
+        depth += edt.edt(flat, anisotropy=anisotropy, black_border=False, parallel=1)
+        highest = _highest(depth, objects)
+    highest[0] = 1
+    distance = np.minimum(depth / np.minimum(highest, border_px)[objects], 1).astype(np.float32)
+    _join_cores(distance, objects)
+    return np.stack([(objects > 0).astype(np.float32), distance])
 
 
 def decode_instances(
@@ -57,8 +68,8 @@ def decode_instances(
 
     Args:
         logits: 2 (Z) Y X, foreground and border distance before the sigmoid.
-        foreground: Probability above which a pixel belongs to an object.
-        seed: Distance, 0..1, above which a pixel belongs to an object's core.
+        foreground: Probability above which a pixel belongs to an object, between 0 and 1.
+        seed: Distance above which a pixel belongs to an object's core, between 0 and 1.
         min_size: Objects of fewer pixels are left out.
         min_seed: Cores of fewer pixels split nothing off.
 
@@ -66,68 +77,157 @@ def decode_instances(
     to components with several seeds changes no pixel (tests/model/test_instances.py).
     """
     mask = logits[0] > _logit(foreground)
-    cores = mask & (logits[1] > _logit(seed))
-    faces: Literal[4, 6] = 4 if mask.ndim == 2 else 6
-    corners: Literal[8, 26] = 8 if mask.ndim == 2 else 26
+    cores = logits[1] > _logit(seed)
+    cores &= mask
     if min_seed > 1:
-        cores = cc3d.dust(cores, threshold=min_seed, connectivity=faces)
-    seeds = cc3d.connected_components(cores, connectivity=faces, out_dtype=np.uint32)
-    labels = cc3d.connected_components(mask, connectivity=corners, out_dtype=np.uint32)
-    _split(labels, seeds, logits[1])
-    return _without_small(labels, min_size)
+        cores = cc3d.dust(cores, threshold=min_seed, connectivity=_edges(mask.ndim))
+    labels = _components(mask, _corners(mask.ndim))
+    _split(labels, _components(cores, _edges(mask.ndim)), logits[1])
+    _leave_out_small(labels, min_size)
+    return labels
 
 
-class _Component(NamedTuple):
-    """A component of the foreground that holds several seeds."""
+def _without_borders(objects: np.ndarray) -> np.ndarray:
+    """The objects less their pixels beside another object or the background; the image's own border is none."""
+    inner = objects.copy()
+    for (here, there), (inner_here, inner_there) in zip(_pairs(objects), _pairs(inner), strict=True):
+        differs = here != there
+        inner_here[differs] = 0
+        inner_there[differs] = 0
+    return inner
 
-    label: int
-    box: tuple[slice, ...]
+
+def _highest(depth: np.ndarray, objects: np.ndarray) -> np.ndarray:
+    """The greatest depth of each object, shape (number of objects + 1,); that of the background is 0."""
+    highest = np.zeros(int(objects.max(initial=0)) + 1, np.float32)
+    foreground = objects > 0
+    np.maximum.at(highest, objects[foreground], depth[foreground])
+    return highest
+
+
+def _join_cores(distance: np.ndarray, objects: np.ndarray) -> None:
+    """Set the way between the cores of an object to 1, in place, so that it has one at every CORE_DISTANCES."""
+    num_objects = int(objects.max(initial=0))
+    for level in CORE_DISTANCES:
+        cores = np.where(distance > level, objects, 0)
+        pieces, num_pieces = cc3d.connected_components(cores, connectivity=_edges(cores.ndim), return_N=True)
+        if num_pieces == num_objects:
+            continue
+        owners = np.array(list(fastremap.component_map(pieces, objects).values()))
+        boxes = ndimage.find_objects(objects)
+        for each in np.flatnonzero(np.bincount(owners[owners > 0]) > 1):
+            box = boxes[each - 1]
+            _join(distance[box], np.where(objects[box] == each, pieces[box], 0), objects[box] == each)
+
+
+def _join(distance: np.ndarray, pieces: np.ndarray, inside: np.ndarray) -> None:
+    """Set the way from the largest piece to each other one, through the middle of the waist, to 1, in place."""
+    numbers, sizes = np.unique(pieces[pieces > 0], return_counts=True)
+    largest = numbers[sizes.argmax()]
+    steps = np.argwhere(ndimage.generate_binary_structure(inside.ndim, 2)) - 1  # to neighbours by sides and edges
+    ways = MCP_Geometric(np.where(inside, 1 / (distance + 1 / LEVELS), np.inf), offsets=steps)
+    costs, _ = ways.find_costs(np.argwhere(pieces == largest))
+    for piece in numbers[numbers != largest]:
+        pixels = np.argwhere(pieces == piece)
+        nearest = pixels[costs[tuple(pixels.T)].argmin()]
+        if np.isfinite(costs[tuple(nearest)]):  # some objects are in several parts
+            distance[tuple(np.transpose(ways.traceback(nearest)))] = 1
 
 
 def _split(labels: np.ndarray, seeds: np.ndarray, distance: np.ndarray) -> None:
     """Give each seed of a component with several seeds a label of its own, in place."""
-    next_label = int(labels.max(initial=0)) + 1
-    for component in _with_several_seeds(labels, seeds):
-        inside = labels[component.box] == component.label
-        markers, highest = fastremap.renumber(np.where(inside, seeds[component.box], 0))
-        parts = watershed(-_levels(distance[component.box]), markers.astype(np.int32), mask=inside)
-        labels[component.box][inside] = parts[inside] + (next_label - 1)
-        next_label += len(highest) - (0 in highest)
+    num_components = int(labels.max(initial=0))
+    component_of = np.zeros(int(seeds.max(initial=0)) + 1, np.uint32)
+    for labels_block, seeds_block in zip(_blocks(labels), _blocks(seeds), strict=True):
+        at_seed = np.flatnonzero(seeds_block)
+        component_of[seeds_block[at_seed]] = labels_block[at_seed]
+    several = np.flatnonzero(np.bincount(component_of[1:]) > 1)
+    boxes = ndimage.find_objects(labels) if len(several) else []
+    for component in several:
+        box = boxes[component - 1]
+        inside = labels[box] == component
+        parts = _flood(seeds[box].view(np.int32), distance[box], inside=inside)
+        labels[box][inside] = parts[inside] + num_components
 
 
-def _with_several_seeds(labels: np.ndarray, seeds: np.ndarray) -> list[_Component]:
-    at_seed = seeds > 0
-    pairs = np.unique(seeds[at_seed].astype(np.uint64) << np.uint64(32) | labels[at_seed].astype(np.uint64))
-    components, num_seeds = np.unique((pairs & np.uint64(0xFFFFFFFF)).astype(np.uint32), return_counts=True)
-    several = components[num_seeds > 1]
-    if not len(several):
-        return []
-    boxes = cc3d.statistics(labels)["bounding_boxes"]
-    return [_Component(int(label), boxes[label]) for label in several]
+def _flood(seeds: np.ndarray, distance: np.ndarray, *, inside: np.ndarray) -> np.ndarray:
+    """The number of the seed that each pixel inside belongs to, int32: high distances are flooded first."""
+    landscape = LEVELS - _levels(distance)
+    free = inside & (seeds == 0)
+    # Seeds are flooded first and one by one: scikit-image leaves the order of equal ones to chance.
+    order = np.arange(-seeds.size, 0, dtype=np.int32).reshape(seeds.shape)
+    flooded = free | _beside(free)  # further inside a seed there is nothing to flood
+    parts = watershed(np.where(free, landscape, order), seeds, mask=inside & flooded)
+    parts = np.where(free, parts, seeds)
+    free = inside & (parts == 0)
+    if free.any():  # what hangs on by a corner
+        parts = watershed(np.where(free, landscape, order), parts, connectivity=seeds.ndim, mask=inside)
+    return parts
 
 
-def _levels(distance_logits: np.ndarray) -> np.ndarray:
-    """Distances in whole steps, int16."""
-    return np.rint(LEVELS / (1 + np.exp(-distance_logits.astype(np.float32)))).astype(np.int16)
+def _beside(mask: np.ndarray) -> np.ndarray:
+    """The pixels that share a face with one of the mask."""
+    beside = np.zeros_like(mask)
+    for (here, there), (beside_here, beside_there) in zip(_pairs(mask), _pairs(beside), strict=True):
+        beside_here |= there
+        beside_there |= here
+    return beside
 
 
-def _without_small(labels: np.ndarray, min_size: int) -> np.ndarray:
-    """The labels of at least `min_size` pixels, numbered 1, 2, 3... in the order of the old ones."""
-    sizes = np.bincount(labels.ravel())
+def _leave_out_small(labels: np.ndarray, min_size: int) -> None:
+    """Number the labels of at least `min_size` pixels 1, 2, 3... in the order of the old ones, in place."""
+    sizes = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
+    for block in _blocks(labels):
+        sizes += np.bincount(block, minlength=len(sizes))
     kept = sizes >= max(min_size, 1)
     kept[0] = False
     numbers = np.where(kept, np.cumsum(kept), 0).astype(np.uint32)
-    return numbers[labels]
+    for block in _blocks(labels):
+        block[:] = numbers[block]
+
+
+def _components(mask: np.ndarray, connectivity: Literal[8, 18, 26]) -> np.ndarray:
+    """Pixels that touch get one number, uint32, (Z) Y X."""
+    components = cc3d.connected_components(mask, connectivity=connectivity, out_dtype=np.uint32)
+    return np.ascontiguousarray(components)
+
+
+def _corners(ndim: int) -> Literal[8, 26]:
+    """Parts that touch by a side, an edge or a corner are of one object, unless it holds several cores."""
+    return 8 if ndim == 2 else 26
+
+
+def _edges(ndim: int) -> Literal[8, 18]:
+    """Cores are one by a side or an edge: pixels off the border of two objects never touch so, by a corner they may."""
+    return 8 if ndim == 2 else 18
+
+
+def _pairs(array: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each axis, all pixels but the last and their next ones, as views."""
+    for axis in range(array.ndim):
+        moved = np.moveaxis(array, axis, 0)
+        yield moved[:-1], moved[1:]
+
+
+def _blocks(array: np.ndarray) -> list[np.ndarray]:
+    """The pixels of a contiguous array, in order, as views of one axis."""
+    pixels = array.reshape(-1)
+    return [pixels[first : first + BLOCK_PX] for first in range(0, pixels.size, BLOCK_PX)]
+
+
+def _levels(distance_logits: np.ndarray) -> np.ndarray:
+    """Distances in whole steps, int32."""
+    return np.rint(LEVELS / (1 + np.exp(-distance_logits.astype(np.float32)))).astype(np.int32)
 
 
 def _whole_numbers(labels: np.ndarray) -> np.ndarray:
     """The labels as uint32, numbered without gaps."""
-    if labels.dtype.kind == "f" and not np.array_equal(labels, np.rint(labels)):
-        wrong = float(labels[labels != np.rint(labels)][0])
+    if labels.dtype.kind == "f" and not (np.isfinite(labels) & (labels == np.rint(labels))).all():
+        wrong = float(labels[~np.isfinite(labels) | (labels != np.rint(labels))][0])
         raise ValueError(f"a label image has whole numbers, but this one has {wrong:g}")
     if labels.min(initial=0) < 0:
         raise ValueError(f"a label image has no negative numbers, but this one has {labels.min():g}")
-    numbered, _ = fastremap.renumber(np.ascontiguousarray(labels).astype(np.uint32))
+    numbered, _ = fastremap.renumber(np.ascontiguousarray(labels).astype(np.uint64))
     return numbered.astype(np.uint32)
 
 
