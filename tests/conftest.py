@@ -7,6 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes depends on who else uses the machine
+settings.load_profile("untimed")
 
 PIXELS = {2: (64, 64), 3: (16, 32, 32)}  # as small as a U-Net with two halvings and a patch of half the size allow
 
@@ -42,19 +46,27 @@ def blobs() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
 def manifest_folder(tmp_path: Path, blobs: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Callable[..., Path]:
     """Writes images of blobs and `manifest.csv` (columns raw, seg, split); returns the folder that holds them.
 
-    `scale`: pixels of seg per pixel of raw along each axis.
+    `scale`: pixels of seg per pixel of raw along each axis. `project_targets`: seg is one plane, the maximum along Z.
     """
 
-    def make(spatial_dims: int = 2, *, train: int = 2, valid: int = 1, test: int = 1, scale: int = 1) -> Path:
+    def make(
+        spatial_dims: int = 2,
+        *,
+        train: int = 2,
+        valid: int = 1,
+        test: int = 1,
+        scale: int = 1,
+        project_targets: bool = False,
+    ) -> Path:
         folder = tmp_path / f"blobs_{spatial_dims}d"
         folder.mkdir()
         rows = []
         for index, split in enumerate(["train"] * train + ["valid"] * valid + ["test"] * test):
             raw, labels = blobs(spatial_dims, seed=index)
             labels = np.kron(labels, np.ones((scale,) * spatial_dims, labels.dtype))
-            axes = {"axes": "ZYX"[-spatial_dims:]}
-            tifffile.imwrite(folder / f"raw_{index}.tif", raw, metadata=axes)
-            tifffile.imwrite(folder / f"seg_{index}.tif", labels, metadata=axes)
+            labels = labels.max(axis=0) if project_targets else labels
+            for name, image in {"raw": raw, "seg": labels}.items():
+                tifffile.imwrite(folder / f"{name}_{index}.tif", image, metadata={"axes": "ZYX"[-image.ndim :]})
             rows.append({"raw": f"raw_{index}.tif", "seg": f"seg_{index}.tif", "split": split})
         pd.DataFrame(rows).to_csv(folder / "manifest.csv", index=False)
         return folder

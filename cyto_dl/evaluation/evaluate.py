@@ -11,7 +11,7 @@ import pandas as pd
 from cyto_dl.bundle.provenance import manifest_sha256
 from cyto_dl.config import instantiate
 from cyto_dl.data.manifest import Row, collect_rows, read_manifest
-from cyto_dl.data.stages import for_targets, stages
+from cyto_dl.data.stages import for_targets, made_targets, stages
 from cyto_dl.errors import ConfigError, ManifestError
 from cyto_dl.evaluation.figures import Figure, draw
 from cyto_dl.evaluation.judge import Judge
@@ -66,7 +66,7 @@ def evaluate(
         split_column: Default: data.split_column of the experiment, else "split".
 
     Raises:
-        ManifestError: The table is wrong, or has no image of this split.
+        ManifestError: The table is wrong, or has no image of this split with a target.
         ImageError: An image cannot be read, or its target has another size. Nothing is left out silently.
     """
     data = config["data"]
@@ -93,11 +93,21 @@ def evaluate(
 
 def _rows(manifest: Any, data: Mapping[str, Any], source_key: str, split: str, split_column: str) -> list[Row]:
     read: Callable[..., dict[str, list[Row]]] = read_manifest if isinstance(manifest, (str, PathLike)) else collect_rows
-    found = read(manifest, columns=data["columns"], split_column=split_column, source_key=source_key)
+    how = {"split_column": split_column, "source_key": source_key, "optional": made_targets(data["transforms"])}
+    found = read(manifest, columns=data["columns"], **how)
+    name = manifest if isinstance(manifest, (str, PathLike)) else "the manifest"
     if not found.get(split):
-        name = manifest if isinstance(manifest, (str, PathLike)) else "the manifest"
         raise ManifestError(f"{name} has no image of the split '{split}'; it has {', '.join(found)}.")
-    return found[split]
+    targets = set(data["columns"]) - {source_key}
+    rows = [row for row in found[split] if targets & row.keys()]
+    if not rows:
+        raise ManifestError(
+            f"{name}: no image of the split '{split}' has a target ({', '.join(sorted(targets))}) to compare with. "
+            "The training made its own; fill in the column for some images of this split."
+        )
+    if num_without := len(found[split]) - len(rows):
+        logger.info("%d of %d images have no target and are not measured", num_without, len(found[split]))
+    return rows
 
 
 def _judge(predictor: Predictor, config: Mapping[str, Any], split: str) -> Judge:

@@ -16,7 +16,7 @@ from cyto_dl.data.image import Image, read_image, select_array
 from cyto_dl.data.manifest import Row
 from cyto_dl.data.stages import for_missing
 from cyto_dl.data.transforms import Transform, run_transforms
-from cyto_dl.errors import ImageError, ManifestError
+from cyto_dl.errors import ImageError
 from cyto_dl.evaluation.scores import Measured
 from cyto_dl.inference.predictor import Predictor
 from cyto_dl.metrics import CountMetric, Dice, InstanceAP, PooledMetric
@@ -65,15 +65,9 @@ class Judge:
         return select_array(np.asarray(value), name=str(row["row"]), **selection)
 
     def targets(self, row: Row) -> dict[str, Tensor]:
-        """Head -> target C (Z) Y X in the metrics' units, on the head's own pixel grid; of the heads that have one.
-
-        Raises:
-            ManifestError: The row has no target at all.
-        """
+        """Head -> target C (Z) Y X in the metrics' units, on the head's own pixel grid; of the heads that have one."""
         item = {key: value for key, value in row.items() if key != self.predictor.input.name}
         missing = [head for head in self.metrics if head not in item]
-        if len(missing) == len(self.metrics):
-            raise ManifestError(f"{row['row']} has no target to compare with, of {', '.join(missing)}.")
         transforms = for_missing(self.target_transforms, missing) if missing else self.target_transforms
         made = run_transforms(transforms, item, path=str(row["row"]))
         return {

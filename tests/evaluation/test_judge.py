@@ -1,6 +1,5 @@
 """One image is compared with the targets that it has: objects, masks of any scale, and Otsu's threshold beside them."""
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -81,13 +80,20 @@ def test_a_row_is_measured_on_the_heads_that_it_has_a_target_of(tmp_path):
     }
 
 
-def test_a_row_without_any_target_is_refused(tmp_path):
-    config = experiment(write_images(tmp_path, splits=("test", "predict")))
+def test_images_without_any_target_are_not_measured(tmp_path):
+    config = experiment(write_images(tmp_path, splits=("test", "predict", "predict")))
     config["data"]["columns"]["dist"] = "dist"
-    rows = [{"raw": np.zeros((1, 40, 56), np.uint16), "split": "predict"}]
+    table = pd.read_csv(tmp_path / "manifest.csv")
+    table["dist"] = ""
+    table.loc[1, "seg"] = ""
+    table.to_csv(tmp_path / "manifest.csv", index=False)
     predictor = predictor_of(config)
-    with pytest.raises(ManifestError, match="has no target to compare with, of seg, dist"):
-        evaluate(predictor, config, manifest=rows, split="predict")
+    images = evaluate(predictor, config, manifest=tmp_path / "manifest.csv", split="predict").images
+    assert [path.rpartition("/")[2] for path in images["path"]] == ["raw_2.ome.tif"]
+    table.loc[2, "seg"] = ""
+    table.to_csv(tmp_path / "manifest.csv", index=False)
+    with pytest.raises(ManifestError, match="no image of the split 'predict' has a target"):
+        evaluate(predictor, config, manifest=tmp_path / "manifest.csv", split="predict")
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
