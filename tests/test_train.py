@@ -22,6 +22,11 @@ from cyto_dl.train import train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PATCH = {2: "[32,32]", 3: "[8,16,16]"}
+STACKS_ONLY = "im2im/labelfree_projection"
+OWN_SETTINGS = {
+    "im2im/labelfree_stains": [f"data.columns.{stain}=seg" for stain in ("dapi", "map2", "nfh")],
+    STACKS_ONLY: ["target_col=seg", "data.patch_shape=[16,16,16]"],  # all planes of a stack
+}
 
 
 def overrides_for(folder, *, experiment="im2im/segmentation", spatial_dims=2, cache_dir=None):
@@ -29,13 +34,13 @@ def overrides_for(folder, *, experiment="im2im/segmentation", spatial_dims=2, ca
     return [
         f"experiment={experiment}",
         "source_col=raw",
-        "target_col=seg",
         f"spatial_dims={spatial_dims}",
         f"data.path={folder / 'manifest.csv'}",
         f"data.cache_dir={cache_dir or folder / 'cache'}",
         f"data.patch_shape={PATCH[spatial_dims]}",
         "data.patches_per_image=2",
         "data.batch_size=2",
+        *OWN_SETTINGS.get(experiment, ["target_col=seg"]),
         "model.backbone.filters=[4,4,8,8]",
         "trainer.max_epochs=1",
         "+trainer.enable_progress_bar=false",
@@ -60,8 +65,10 @@ def assert_same_weights(one, other):
         assert torch.equal(one[name], other[name]), name
 
 
-@pytest.mark.parametrize("experiment", experiments())
-@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize(
+    ("experiment", "spatial_dims"),
+    [(name, dims) for name in experiments() for dims in (2, 3) if (name, dims) != (STACKS_ONLY, 2)],
+)
 def test_every_shipped_experiment_trains_is_evaluated_and_predicts_the_same_from_its_bundle(
     manifest_folder, tmp_path, experiment, spatial_dims
 ):
@@ -69,7 +76,7 @@ def test_every_shipped_experiment_trains_is_evaluated_and_predicts_the_same_from
     composed = compose_experiment(
         overrides_for(tmp_path, experiment=experiment, spatial_dims=spatial_dims), output_dir=output_dir
     )
-    folder = manifest_folder(spatial_dims, scale=composed.get("scale", 1))
+    folder = manifest_folder(spatial_dims, scale=composed.get("scale", 1), project_targets=experiment == STACKS_ONLY)
     metrics = run(folder, output_dir, experiment=experiment, spatial_dims=spatial_dims)
 
     for head in composed["model"]["task_heads"]:

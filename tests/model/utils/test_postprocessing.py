@@ -59,6 +59,11 @@ def test_rescale_maps_an_images_own_range_to_8_bits(dtype):
     assert postprocessing.rescale(image).dtype == torch.uint8
 
 
+def test_rescale_draws_what_is_not_known_black():
+    assert postprocessing.rescale(torch.tensor([[[1.0, float("nan"), 3.0]]])).tolist() == [[[0, 0, 255]]]
+    assert postprocessing.rescale(torch.full((1, 2, 2), float("nan"))).tolist() == [[[0, 0], [0, 0]]]
+
+
 def test_rescale_maps_a_given_range_and_clips_the_rest():
     image = torch.tensor([[[-5.0, 0.0, 1.0, 2.0, 9.0]]])
     assert postprocessing.rescale(image, in_range=(0, 2)).tolist() == [[[0, 0, 128, 255, 255]]]
@@ -139,6 +144,11 @@ def test_denormalize_undoes_a_normalisation():
     assert output.tolist() == [[[0, 100, 255]]]  # clipped, not wrapped
     with pytest.raises(ConfigError, match="choose one of uint8, uint16, float32"):
         postprocessing.denormalize(normalised, mean=0, std=1, dtype="int8")
+
+
+def test_an_image_that_was_normalised_by_its_own_mean_stays_in_standard_deviations():
+    normalised = torch.tensor([[[-0.5, 0.0, 1.5]]])
+    assert torch.equal(postprocessing.denormalize(normalised, mean=None, std=None), normalised)
 
 
 def test_a_head_without_postprocessing_is_drawn_by_its_activation():
