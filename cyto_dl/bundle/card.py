@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyto_dl.bundle.format import CARD, PREVIEW, read_document
+from cyto_dl.config import flatten
 from cyto_dl.errors import BundleError
 from cyto_dl.storage import atomic_path, localize
 
@@ -83,7 +84,8 @@ def _outputs(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _metrics(metrics: Mapping[str, float]) -> Iterator[str]:
     if metrics:
-        yield from ("", "## Metrics", "", "Mean over images.", "", "| metric | value |", "|---|---:|")
+        over = "Means over images; those that end in `_pooled` over all images together."
+        yield from ("", "## Metrics", "", over, "", "| metric | value |", "|---|---:|")
         yield from (f"| {name} | {value:.4f} |" for name, value in metrics.items())
 
 
@@ -97,7 +99,11 @@ def _processing(document: Mapping[str, Any]) -> Iterator[str]:
     steps = ", ".join(_short(node) for node in document["preprocess"]) or "nothing"
     yield f"preprocessing: {steps}"
     yield f"backbone: {_short(document['model']['backbone'])}"
+    if members := document.get("ensemble"):
+        yield f"ensemble: mean of the logits of {len(members)} trainings"
     window = document["inference"]
+    if window.get("augment"):
+        yield f"test-time augmentation: {window['augment']}"
     if window.get("roi_size"):
         sides = " x ".join(map(str, window["roi_size"]))
         yield f"sliding window: {sides} pixels, overlap {window.get('overlap', 0.25):g}"
@@ -115,7 +121,11 @@ def _data(fingerprint: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _provenance(origin: Mapping[str, Any]) -> Iterator[str]:
+    for number, member in enumerate(origin.get("members") or [], start=1):
+        yield f"member {number}: {', '.join(f'{name} {each}' for name, each in flatten(member).items())}"
     for key, value in origin.items():
+        if key == "members":
+            continue
         shown = ", ".join(f"{name} {each}" for name, each in value.items()) if isinstance(value, Mapping) else value
         if shown is not None:
             yield f"{key.replace('_', ' ')}: {shown}"

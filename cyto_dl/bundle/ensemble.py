@@ -47,10 +47,7 @@ def predictor_of_ensemble(
     _check_alike(sources, documents)
     merged = {key: value for key, value in documents[0].items() if key in (*_COMMON, "format_version", "name")}
     merged["ensemble"] = member_files(len(members))
-    merged["provenance"] = {
-        **documents[0].get("provenance", {}),
-        "members": [_origin(document) for document in documents],
-    }
+    merged["provenance"] = _origin([document.get("provenance") or {} for document in documents])
     state = {f"{member_prefix(n)}{name}": value for n, each in enumerate(members) for name, value in each.items()}
     return build_predictor(merged, state, allow=allow), merged, experiment
 
@@ -100,7 +97,8 @@ def _common(document: Mapping[str, Any]) -> dict[str, Any]:
     return flatten(found)
 
 
-def _origin(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a member comes from: of its own origin what an ensemble's card has no other place for."""
-    origin = document.get("provenance") or {}
-    return {key: origin[key] for key in ("checkpoint", "seed", "git_commit", "mlflow_run") if key in origin}
+def _origin(origins: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Where members come from: once what all have in common, and the rest of each under `members`."""
+    common = {key: value for key, value in origins[0].items() if all(each.get(key) == value for each in origins)}
+    rest = [{key: value for key, value in each.items() if key not in common} for each in origins]
+    return {**common, "members": rest}

@@ -39,6 +39,17 @@ def test_the_card_of_a_bundle_with_own_code_names_it(bundle):
     assert "`lab.Net` of the package lab-tools" in card_text(bundle)
 
 
+def test_the_card_says_what_a_prediction_is_the_mean_of(bundle):
+    document = read_document(bundle)
+    members = [{"seed": 1, "checkpoint": {"epoch": 7}}, {"seed": 2, "checkpoint": {"epoch": 9}}]
+    document |= {"ensemble": ["weights.safetensors", "weights.safetensors"], "provenance": {"members": members}}
+    document["inference"]["augment"] = "flips"
+    write_document(bundle, document)
+    text = card_text(bundle)
+    for part in ("logits of 2 trainings", "augmentation: flips", "member 2: seed 2, checkpoint.epoch 9"):
+        assert part in text
+
+
 def test_the_card_of_a_document_that_makes_no_sense_is_an_error_not_a_crash(bundle):
     write_document(bundle, {**read_document(bundle), "outputs": ["seg"]})
     with pytest.raises(BundleError, match=r"bundle\.yaml is damaged"):

@@ -47,6 +47,7 @@ def test_a_bundle_of_several_runs_predicts_the_mean_of_their_logits(runs, tmp_pa
     assert document["ensemble"] == ["weights.safetensors", "weights_2.safetensors"]
     assert set(document["ensemble"]) < set(document["files"])
     assert [member["seed"] for member in document["provenance"]["members"]] == [0, 1]
+    assert document["provenance"]["experiment"] == "tiny"
     assert document["metrics"] == {}
     _, image = image_of(runs[0])
     predictor = load_bundle(bundle)
