@@ -46,9 +46,9 @@ BACKBONE = (
 )
 THRESHOLDS = {
     "foreground": (0.4, 0.5, 0.6),
-    "seed": (0.5, 0.6, 0.7, 0.8),
-    "min_seed": (1, 4, 8, 16),
-    "min_size": (20,),
+    "seed": ([0.5], [0.7], [0.5, 0.65, 0.8], [0.4, 0.55, 0.7, 0.85]),
+    "min_seed": (4, 8, 12, 16),
+    "min_size": (20, 30),
 }
 
 
@@ -114,7 +114,7 @@ def experiment(manifest: Path, output_dir: Path, epochs: int) -> dict[str, Any]:
     )
 
 
-def choose_thresholds(predictor: Predictor, rows: Sequence[Row]) -> tuple[dict[str, float], int]:
+def choose_thresholds(predictor: Predictor, rows: Sequence[Row]) -> tuple[dict[str, Any], int]:
     """The thresholds of decoding with the highest pooled AP@.5, and how many settings were tried."""
     logits = [_logits(predictor, row) for row in rows]
     truths = [read_image(str(row[HEAD]), spatial_dims=2).array[0] for row in rows]

@@ -62,14 +62,20 @@ def encode_instances(
 
 
 def decode_instances(
-    logits: np.ndarray, *, foreground: float = 0.5, seed: float = 0.5, min_size: int = 1, min_seed: int = 1
+    logits: np.ndarray,
+    *,
+    foreground: float = 0.5,
+    seed: float | Sequence[float] = 0.5,
+    min_size: int = 1,
+    min_seed: int = 1,
 ) -> np.ndarray:
     """The objects of a network's output, uint32, (Z) Y X: background 0, objects 1, 2, 3...
 
     Args:
         logits: 2 (Z) Y X, foreground and border distance before the sigmoid.
         foreground: Probability above which a pixel belongs to an object, between 0 and 1.
-        seed: Distance above which a pixel belongs to an object's core, between 0 and 1.
+        seed: Distance above which a pixel belongs to an object's core, between 0 and 1. With several, a core that falls
+            into parts at a higher one is replaced by these: low ones find small objects, high ones part large ones.
         min_size: Objects of fewer pixels are left out.
         min_seed: Cores of fewer pixels split nothing off.
 
@@ -77,12 +83,9 @@ def decode_instances(
     to components with several seeds changes no pixel (tests/model/test_instances.py).
     """
     mask = logits[0] > _logit(foreground)
-    cores = logits[1] > _logit(seed)
-    cores &= mask
-    if min_seed > 1:
-        cores = cc3d.dust(cores, threshold=min_seed, connectivity=_edges(mask.ndim))
     labels = _components(mask, _corners(mask.ndim))
-    _split(labels, _components(cores, _edges(mask.ndim)), logits[1])
+    levels = [seed] if isinstance(seed, int | float) else sorted(seed)
+    _split(labels, _seeds(mask, logits[1], levels, min_seed), logits[1])
     _leave_out_small(labels, min_size)
     return labels
 
@@ -134,13 +137,39 @@ def _join(distance: np.ndarray, pieces: np.ndarray, inside: np.ndarray) -> None:
             distance[tuple(np.transpose(ways.traceback(nearest)))] = 1
 
 
+def _seeds(mask: np.ndarray, distance: np.ndarray, levels: Sequence[float], min_seed: int) -> np.ndarray:
+    """The numbers of the cores, uint32. A core that falls into several at a higher level is replaced by these."""
+    seeds = np.zeros(mask.shape, np.uint32)
+    for level in levels:
+        cores = distance > _logit(level)
+        cores &= mask
+        if min_seed > 1:
+            cores = cc3d.dust(cores, threshold=min_seed, connectivity=_edges(mask.ndim))
+        parts = _components(cores, _edges(mask.ndim))
+        if level == levels[0]:
+            seeds = parts
+            continue
+        num_parts = np.bincount(_wholes(parts, seeds)[1:], minlength=int(seeds.max(initial=0)) + 1)
+        if (num_parts > 1).any():
+            replaced = (num_parts > 1)[seeds]
+            seeds = np.where(replaced, np.where(parts > 0, parts + len(num_parts), 0), seeds)
+            seeds = fastremap.renumber(seeds)[0].astype(np.uint32)
+    return seeds
+
+
+def _wholes(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+    """The number of the whole that each part lies in, shape (number of parts + 1,)."""
+    whole_of = np.zeros(int(parts.max(initial=0)) + 1, np.uint32)
+    for parts_block, wholes_block in zip(_blocks(parts), _blocks(wholes), strict=True):
+        there = np.flatnonzero(parts_block)
+        whole_of[parts_block[there]] = wholes_block[there]
+    return whole_of
+
+
 def _split(labels: np.ndarray, seeds: np.ndarray, distance: np.ndarray) -> None:
     """Give each seed of a component with several seeds a label of its own, in place."""
     num_components = int(labels.max(initial=0))
-    component_of = np.zeros(int(seeds.max(initial=0)) + 1, np.uint32)
-    for labels_block, seeds_block in zip(_blocks(labels), _blocks(seeds), strict=True):
-        at_seed = np.flatnonzero(seeds_block)
-        component_of[seeds_block[at_seed]] = labels_block[at_seed]
+    component_of = _wholes(seeds, labels)
     several = np.flatnonzero(np.bincount(component_of[1:]) > 1)
     boxes = ndimage.find_objects(labels) if len(several) else []
     for component in several:
