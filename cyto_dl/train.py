@@ -220,12 +220,12 @@ def _count_parameters(model: "LightningModule") -> int:
 def _test(
     config: dict[str, Any], output_dir: Path, datamodule: "DataframeDatamodule", loggers: "Sequence[Logger]"
 ) -> dict[str, float]:
-    """Evaluate the best checkpoint as it would be served; nothing to do when no image has the split `test`."""
+    """Evaluate the best checkpoint as it would be served; nothing to do without images of the split `test`."""
     from cyto_dl.eval import evaluate_checkpoint
     from cyto_dl.tracking import MLflowLogger
 
-    if not datamodule.rows.get("test"):
-        logger.warning("no image has the split 'test': the model is not evaluated")
+    if not datamodule.has_targets("test"):
+        logger.warning("no image has the split 'test' and a target: the model is not evaluated")
         return {}
     metrics = evaluate_checkpoint(output_dir, config=config, manifest=datamodule.path, output_dir=output_dir / "test")
     for each in loggers:
@@ -241,7 +241,7 @@ def _writes_no_checkpoint(trainer: "Trainer") -> bool:
 
 def _test_as_it_is(trainer: "Trainer", model: "LightningModule", datamodule: Any) -> dict[str, float]:
     """Metrics of the weights that the training ended with, as with debug=...; there is no checkpoint to evaluate."""
-    if not datamodule.rows.get("test"):
+    if not datamodule.has_targets("test"):
         return {}
     trainer.test(model, datamodule=datamodule)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}

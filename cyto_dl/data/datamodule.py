@@ -148,6 +148,11 @@ class DataframeDatamodule(LightningDataModule):
                 self._rows = collect_rows(self.path, **how)
         return self._rows
 
+    def has_targets(self, split: str) -> bool:
+        """Whether any image of a split has a target that a prediction can be compared with."""
+        targets = set(self.columns) - {self.source_key}
+        return any(targets & row.keys() for row in self.rows.get(split, ()))
+
     def train_dataloader(self) -> ResumableLoader:
         """Random patches, augmented, in an order that depends on the seed and the epoch."""
         dataset = PatchDataset(

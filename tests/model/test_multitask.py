@@ -4,12 +4,14 @@ import copy
 from functools import partial
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
+from cyto_dl.data import DataframeDatamodule, ReadImaged
 from cyto_dl.errors import ConfigError, TrainingError
 from cyto_dl.metrics import Dice
 from cyto_dl.model import MultiTaskIm2Im, activate
@@ -147,6 +149,28 @@ def test_the_optimizer_learns_the_weights_of_the_losses_and_no_bundle_holds_them
     learned = {name: value.item() for name, value in model.state_dict().items() if not name.startswith("network.")}
     assert set(learned) == {"weighting.log_variances.seg", "weighting.log_variances.dna"}
     assert all(learned.values())  # they were 0
+
+
+@DIMS
+def test_heads_of_different_scale_train_together(spatial_dims):
+    node = multitask(spatial_dims)
+    node["task_heads"]["dna"]["head"] |= {"_target_": "cyto_dl.model.heads.UpsamplingHead", "scale": 2}
+    rows = [{key: np.asarray(value) for key, value in sample(SPACE[spatial_dims], seed).items()} for seed in range(3)]
+    for row in rows:
+        row["dna"] = np.kron(row["dna"], np.ones((1, *[2] * spatial_dims), np.float32))
+    data = DataframeDatamodule(
+        path={"train": rows[:2], "valid": rows[2:]},
+        columns={"raw": "raw", "seg": "seg", "dna": "dna"},
+        transforms=[ReadImaged(["raw", "seg", "dna"], spatial_dims)],
+        patch_shape=PATCH[spatial_dims],
+        patches_per_image=2,
+        batch_size=2,
+    )
+    settings = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(accelerator="cpu", enable_model_summary=False, **settings)
+    trainer.fit(build(node), data)
+    assert trainer.global_step == 2
+    assert {"train/dna/loss", "valid/seg/dice", "valid/dna/psnr"} < set(trainer.callback_metrics)
 
 
 def test_the_test_split_has_the_same_metrics():

@@ -162,3 +162,31 @@ def test_functions_that_give_labels_are_known_as_partials_too():
     assert postprocessing.gives_labels(partial(postprocessing.connected_components, min_size=5))
     assert postprocessing.gives_labels(postprocessing.argmax)
     assert not postprocessing.gives_labels(postprocessing.sigmoid_rescale)
+
+
+INSTANCE_LOGITS = np.zeros((2, 4, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"seed": 0}, {"seed": 1}, {"foreground": -0.1}, {"foreground": "half"}, {"min_size": -1}, {"min_seed": None}],
+    ids=str,
+)
+def test_instances_refuses_a_parameter_out_of_its_range_by_its_name(wrong):
+    with pytest.raises(ConfigError, match=f"instances: {next(iter(wrong))} is "):
+        postprocessing.instances(INSTANCE_LOGITS, **wrong)
+
+
+def test_instances_refuses_a_head_that_is_none_for_instances():
+    with pytest.raises(ConfigError, match="2 channels of an InstanceHead, not 1"):
+        postprocessing.instances(INSTANCE_LOGITS[:1])
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 7), (2, 3, 6, 7)])
+def test_instances_are_numbered_from_one_in_uint32(shape):
+    logits = np.full(shape, -9, np.float32)
+    logits[..., :2, :2] = logits[..., 4:, 4:] = 9
+    labels = postprocessing.instances(logits)
+    assert labels.shape == (1, *shape[1:])
+    assert labels.dtype == torch.uint32
+    assert labels.unique().tolist() == [0, 1, 2]
