@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from cyto_dl.data.check import Described, Read
+from cyto_dl.data.check import Described, Read, not_finite
 from cyto_dl.data.image import read_image
+from cyto_dl.errors import ManifestError, list_problems
 
 PERCENTILES = (0.1, 1, 5, 50, 95, 99, 99.9)
 NUM_IMAGES = 64  # whose pixels are read; spread evenly over the data set
@@ -24,13 +25,19 @@ def fingerprint(described: Sequence[Sequence[Described]], reads: Mapping[str, Re
     Returns:
         {"num_images", "columns": {key: {"num_images", "dtypes", "num_channels", "size", "spacing_um", "intensity"}}}.
         Sizes and pixel sizes are (Z)YX; intensities are of at most `NUM_IMAGES` images, in the files' own units.
+
+    Raises:
+        ManifestError: Of the images whose pixels are read, these hold NaN or infinity.
     """
     by_key = {key: [image for row in described for image in row if image.key == key] for key in reads}
-    columns = {key: _describe_key(images, reads[key]) for key, images in by_key.items() if images}
+    problems: list[str] = []
+    columns = {key: _describe_key(images, reads[key], problems) for key, images in by_key.items() if images}
+    if problems:
+        raise ManifestError(f"the images cannot be used:\n{list_problems(problems)}")
     return {"num_images": len(described), "columns": columns}
 
 
-def _describe_key(images: Sequence[Described], read: Read) -> dict[str, Any]:
+def _describe_key(images: Sequence[Described], read: Read, problems: list[str]) -> dict[str, Any]:
     sizes = np.array([image.info.shape[1:] for image in images])
     spacings = np.array([image.info.spacing_um for image in images if image.info.spacing_um is not None])
     return {
@@ -39,7 +46,7 @@ def _describe_key(images: Sequence[Described], read: Read) -> dict[str, Any]:
         "num_channels": sorted({image.info.shape[0] for image in images}),
         "size": _spread(sizes),
         "spacing_um": _spread(spacings) if len(spacings) else None,
-        "intensity": _intensity(images, read),
+        "intensity": _intensity(images, read, problems),
     }
 
 
@@ -47,14 +54,20 @@ def _spread(values: np.ndarray) -> dict[str, list[float]]:
     return {name: getattr(np, name)(values, axis=0).tolist() for name in ("min", "median", "max")}
 
 
-def _intensity(images: Sequence[Described], read: Read) -> dict[str, float]:
+def _intensity(images: Sequence[Described], read: Read, problems: list[str]) -> dict[str, float]:
     selection = {name: value for name, value in read.items() if name != "num_channels"}
     chosen = np.unique(np.linspace(0, len(images) - 1, min(NUM_IMAGES, len(images))).round().astype(int))
-    samples = [_sample(read_image(images[index].path, **selection).array) for index in chosen]
-    values = np.concatenate(samples)
-    values = values[np.isfinite(values)]  # JSON has no NaN
-    if not len(values):
+    samples = []
+    for index in chosen:
+        image = images[index]
+        array = read_image(image.path, **selection).array
+        if num_bad := array.size - int(np.count_nonzero(np.isfinite(array))):
+            problems.append(f"{image.where}: {not_finite(image.path, image.key, num_bad, array.size)}")
+        else:
+            samples.append(_sample(array))
+    if not samples:
         return {}
+    values = np.concatenate(samples)
     percentiles = np.percentile(values, PERCENTILES)
     return {
         "num_images": len(chosen),

@@ -188,7 +188,7 @@ def _empty_cells(
     source_key: str,
     optional: Collection[str],
 ) -> list[str]:
-    """Rows without a source or without any target; targets without which all of the training would go."""
+    """Rows without a source or without any target, and targets that no training row has."""
     is_empty = pd.DataFrame({key: [value is None for value in values] for key, values in cells.items()}, dtype=bool)
     problems = []
     targets = [key for key in cells if key != source_key and key not in optional]
@@ -205,14 +205,13 @@ def _empty_cells(
             f"column{'s' if several else ''} '{names}' {'have' if several else 'has'} no value in "
             f"{table.rows(_positions(is_bare))}. Every row needs {'at least one' if several else 'its'} target."
         )
-    in_training = splits == "train"
-    never = [key for key in targets if in_training.any() and is_empty.loc[in_training & ~is_bare, key].all()]
-    for column in dict.fromkeys(columns[key] for key in never if not is_bare[in_training].all()):
-        problems.append(
-            f"column '{column}' of {table.name} has no value in any row of the split 'train': nothing would be learnt "
-            "about it. Fill it, or leave it out of data.columns."
-        )
-    return problems
+    trained = is_empty.loc[(splits == "train") & ~is_bare, targets]
+    never = [key for key in targets if len(trained) and trained[key].all()]
+    return problems + [
+        f"column '{column}' of {table.name} has no value in any row of the split 'train': nothing would be learnt "
+        "about it. Fill it, or leave it out of data.columns."
+        for column in dict.fromkeys(columns[key] for key in never)
+    ]
 
 
 def _positions(is_chosen: pd.Series) -> list[int]:

@@ -8,6 +8,7 @@ import pytest
 from cyto_dl.data.check import describe_rows
 from cyto_dl.data.fingerprint import fingerprint
 from cyto_dl.data.image import write_image
+from cyto_dl.errors import ManifestError
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -34,11 +35,23 @@ def test_intensities_sizes_and_pixel_sizes_are_those_of_the_images(tmp_path, spa
     assert json.loads(json.dumps(found)) == found
 
 
-def test_values_that_are_not_finite_do_not_reach_the_numbers(tmp_path):
-    array = np.ones((1, 8, 8), np.float32)
-    array[0, 0, :2] = np.nan, np.inf
-    np.save(tmp_path / "a.npy", array)
+def test_images_that_hold_nan_or_infinity_are_all_named(tmp_path):
+    rows = []
+    for number, bad in enumerate([np.nan, 1.0, np.inf]):
+        array = np.ones((1, 8, 8), np.float32)
+        array[0, 0, 0] = bad
+        np.save(tmp_path / f"{number}.npy", array)
+        rows.append({"raw": str(tmp_path / f"{number}.npy"), "row": f"m.csv:{number}"})
+    reads = {"raw": {"spatial_dims": 2}}
+    with pytest.raises(ManifestError) as caught:
+        fingerprint(describe_rows(rows, reads)[0], reads)
+    assert "m.csv:0: " in str(caught.value)
+    assert "2.npy: 1 of 64 pixels of 'raw' are NaN or infinite" in str(caught.value)
+    assert str(caught.value).count("\n  - ") == 2
+
+
+def test_an_image_without_a_pixel_size_has_none_in_the_fingerprint(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((1, 8, 8), np.float32))
     reads = {"raw": {"spatial_dims": 2}}
     found = fingerprint(describe_rows([{"raw": str(tmp_path / "a.npy"), "row": "1"}], reads)[0], reads)
-    assert found["columns"]["raw"]["intensity"]["mean"] == 1
     assert found["columns"]["raw"]["spacing_um"] is None
