@@ -24,6 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PATCH = {2: "[32,32]", 3: "[8,16,16]"}
 STACKS_ONLY = "im2im/labelfree_projection"
 OWN_SETTINGS = {
+    "im2im/segmentation_classes": ["target_col=seg", "num_classes=5"],  # blobs 1 to 4, and background
     "im2im/labelfree_stains": [f"data.columns.{stain}=seg" for stain in ("dapi", "map2", "nfh")],
     STACKS_ONLY: ["target_col=seg", "data.patch_shape=[16,16,16]"],  # all planes of a stack
 }
