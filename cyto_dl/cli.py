@@ -143,7 +143,12 @@ def _settings(given: Sequence[str]) -> dict[str, object]:
     pairs = [each.partition("=") for each in given]
     if wrong := [key for key, equals, _ in pairs if not equals]:
         raise ConfigError(f"--set {wrong[0]}: write KEY=VALUE, e.g. --set model.inference.augment=flips")
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
+    try:
+        return {key: yaml.safe_load(value) for key, _, value in pairs}
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"--set {' '.join(given)}: {' '.join(str(error).split())}. Close brackets and quotes."
+        ) from error
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -1,11 +1,15 @@
-"""The `cyto-dl` command hands over to hydra so that what starts from its command line still works."""
+"""The `cyto-dl` command: what it hands over to hydra, what it says of a bundle, and how it refuses what cannot be."""
 
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cyto_dl import cli
+from cyto_dl.bundle import export_bundle
+from cyto_dl.config import compose_experiment
+from tests.bundle.tiny import checkpoint_of
 
 
 @pytest.mark.parametrize("command", ["train", "eval"])
@@ -16,3 +20,64 @@ def test_the_other_processes_of_a_distributed_run_find_the_script_that_hydra_was
     cli.main([command, "trainer=ddp_sim"])
     assert Path(seen[0]).is_file() and Path(seen[0]).name == f"{command}.py"  # Lightning runs `python argv[0] argv[1:]`
     assert seen[1:] == ["trainer=ddp_sim"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of im2im/instance_seg with a network of random weights, and an image."""
+    folder = tmp_path_factory.mktemp("instances")
+    overrides = ["experiment=im2im/instance_seg", "data.path=null", "data.patch_shape=[32,32]", "run_name=cells"]
+    config = compose_experiment([*overrides, "model.backbone.filters=[4,4,8,8]"], output_dir=folder / "run")
+    checkpoint_of(config, folder / "run/checkpoints/best.ckpt")
+    return folder / "run", np.random.default_rng(0).normal(200, 20, (64, 64))
+
+
+@pytest.fixture(scope="module")
+def bundle(run):
+    folder, image = run
+    return export_bundle(folder, folder.parent / "bundle", sample=image)
+
+
+def test_inspect_says_what_a_bundle_of_objects_gives(bundle, capsys):
+    cli.main(["inspect", str(bundle)])
+    said = capsys.readouterr().out
+    assert said.startswith("# cells")
+    assert "| objects | instances | C Y X, 1 channel(s) | uint32 | labels" in said
+
+
+def refused(capsys, *arguments):
+    """What the command says when it ends with the code of a wrong experiment or bundle."""
+    with pytest.raises(SystemExit) as end:
+        cli.main([str(argument) for argument in arguments])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "Traceback" not in said
+    return said
+
+
+def test_an_engine_that_does_not_exist_is_refused_with_those_that_do(bundle, capsys):
+    said = refused(capsys, "predict", bundle, "image.tif", "--engine", "tensorrt")
+    assert "tensorrt" in said and "torch, onnxruntime, openvino" in said
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("model.inference.augment", "KEY=VALUE"),
+        ("model.inference.augment=[flips", "model.inference.augment"),
+        ("model.inference.augment=mirror", "flips, rotations"),
+        ("model.inference.agument=flips", "model.inference.agument"),
+        ("model.backbone.filters=[1]", "model.backbone.filters"),
+    ],
+)
+def test_a_setting_that_an_export_cannot_take_is_refused_by_name(run, tmp_path, capsys, setting, says):
+    said = refused(capsys, "export", run[0], "--output", tmp_path / "bundle", "--set", setting)
+    assert says in said, said
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(("command", "says"), [("predict", "--engine"), ("export", "--set"), ("inspect", "bundle")])
+def test_help_names_what_there_is(command, says, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command.split(), "--help"])
+    assert end.value.code == 0
+    assert says in capsys.readouterr().out

@@ -16,6 +16,7 @@ from cyto_dl.bundle.provenance import provenance
 from cyto_dl.bundle.targets import foreign_targets
 from cyto_dl.errors import BundleError, ConfigError
 from cyto_dl.inference.predictor import Predictor
+from cyto_dl.inference.sliding_window import SlidingWindow
 from cyto_dl.storage import localize
 
 _PREFIX = "network."  # of the network's weights in a checkpoint
@@ -83,6 +84,8 @@ def _with_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> di
             node = node.get(part) if isinstance(node, dict) else None
         if not isinstance(node, dict):
             raise ConfigError(f"{key}: the experiment has no {'.'.join(path)}. Look at the run's config.yaml.")
+        if path == ["model", "inference"] and last not in SlidingWindow.__dataclass_fields__:
+            raise ConfigError(f"{key}: unknown, choose one of {', '.join(SlidingWindow.__dataclass_fields__)}.")
         node[last] = value
     return changed
 
