@@ -47,7 +47,7 @@ def evaluate_checkpoint(
         manifest: A table of images, or rows in memory. Default: the experiment's own (data.path).
 
     Returns:
-        Mean over images of each metric, e.g. {"test/seg/dice": 0.93}.
+        Each metric, e.g. {"test/seg/dice": 0.93}: the mean over images, or of all images together (`_pooled`).
 
     Raises:
         ManifestError: The table is wrong, or has no image of this split.

@@ -46,9 +46,9 @@ BACKBONE = (
 )
 THRESHOLDS = {
     "foreground": (0.4, 0.5, 0.6),
-    "seed": ([0.5], [0.7], [0.5, 0.65, 0.8], [0.4, 0.55, 0.7, 0.85]),
-    "min_seed": (4, 8, 12, 16),
-    "min_size": (20, 30),
+    "seed": ([0.5], [0.7], [0.5, 0.65, 0.8], [0.5, 0.6, 0.7, 0.8, 0.9]),
+    "min_seed": (4, 8, 12),
+    "min_size": (20,),
 }
 
 
@@ -99,7 +99,8 @@ def experiment(manifest: Path, output_dir: Path, epochs: int) -> dict[str, Any]:
             "data.num_workers=1",
             "+data.persistent_workers=true",
             *BACKBONE,
-            "model.inference.overlap=0.5",
+            "model.inference.roi_size=[256,256]",
+            "model.inference.overlap=0.3",
             "model.inference.augment=rotations",
             f"trainer.max_epochs={epochs}",
             "trainer.check_val_every_n_epoch=5",
