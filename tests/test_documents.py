@@ -8,13 +8,14 @@ import pytest
 import yaml
 
 from cyto_dl.cli import _parser as cyto_dl_parser
-from cyto_dl.config import compose_experiment
+from cyto_dl.config import compose_experiment, experiments
 from pipelines.catalogue import load_pipeline, parse_arguments
 from pipelines.cli import parse_words
 from serving.__main__ import parse_arguments as parse_serving
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+NOTEBOOKS = sorted(ROOT.glob("docs/**/*.ipynb"))
 HYDRA_FLAGS = {"-m": 0, "--config-dir": 1, "--cfg": 1, "--resolve": 0}  # flag -> number of words that follow it
 
 
@@ -38,7 +39,7 @@ def commands(start: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
+@pytest.mark.parametrize("document", [*DOCUMENTS, *NOTEBOOKS], ids=relative)
 def test_links_between_documents_lead_somewhere(document):
     text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -64,6 +65,15 @@ def test_documents_name_make_targets_and_experiments_that_exist(document):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for experiment in re.findall(r"experiment=(im2im/\w+)", code):
         assert (ROOT / "configs/experiment" / f"{experiment}.yaml").exists(), experiment
+
+
+def test_the_reference_lists_every_experiment_with_its_command():
+    document = ROOT / "docs/reference/experiments.md"
+    table = re.findall(r"^\| `(im2im/\w+)`", document.read_text(), re.MULTILINE)
+    shown = [
+        words[0].removeprefix("experiment=") for place, words in commands("cyto-dl train") if "experiments.md" in place
+    ]
+    assert sorted(table) == sorted(shown) == experiments()
 
 
 @pytest.mark.parametrize(
