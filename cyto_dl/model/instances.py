@@ -22,7 +22,7 @@ from skimage.segmentation import watershed
 # Distances are compared in steps of 1/250: a value that changes by rounding alone, from one tiling or engine to the
 # next, then floods in the same order, and no border moves.
 LEVELS = 250
-# An object is given one core at any of these distances: a `seed` between them finds it whole as well.
+# An object is given one core at each of these distances; a `seed` in between finds it whole too, with few exceptions.
 CORE_DISTANCES = (0.7, 0.6, 0.5, 0.4, 0.3)
 BLOCK_PX = 1 << 20  # numpy counts and looks up with 8 bytes per pixel: a block at a time, that is next to nothing
 
@@ -36,7 +36,7 @@ def encode_instances(
     `border_px` on or, in objects thinner than that, in their middle. It needs no more context than `border_px`, so
     that an object cut by a patch or a window looks there as it does elsewhere.
 
-    Where an object has a waist, the way through it is set to 1: an object has one core.
+    Where an object has a waist, the way through it is raised: an object has one core, whatever the `seed` (0.3 to 0.7).
 
     Args:
         labels: (Z) Y X, 0 is background, every other whole number one object.
@@ -51,9 +51,8 @@ def encode_instances(
     anisotropy = tuple(each / finest for each in spacing) if spacing else (1.0,) * objects.ndim
     depth = edt.edt(_without_borders(objects), anisotropy=anisotropy, black_border=False, parallel=1)
     highest = _highest(depth, objects)
-    if not highest[1:].all():  # objects of two pixels are border throughout, and their middle is not
-        flat = np.where(highest[objects] == 0, objects, 0)
-        depth += edt.edt(flat, anisotropy=anisotropy, black_border=False, parallel=1)
+    if not highest[1:].all():  # objects of two pixels are border throughout
+        depth += _depth_of_flat(np.where(highest[objects] == 0, objects, 0), objects, anisotropy)
         highest = _highest(depth, objects)
     highest[0] = 1
     distance = np.minimum(depth / np.minimum(highest, border_px)[objects], 1).astype(np.float32)
@@ -100,6 +99,17 @@ def _without_borders(objects: np.ndarray) -> np.ndarray:
     return inner
 
 
+def _depth_of_flat(flat: np.ndarray, objects: np.ndarray, anisotropy: tuple[float, ...]) -> np.ndarray:
+    """Distance to the outside of objects that have no inner pixel; 0 beside another object, if that leaves a core."""
+    depth = edt.edt(flat, anisotropy=anisotropy, black_border=False, parallel=1)
+    apart = depth.copy()
+    for (here, there), (apart_here, apart_there) in zip(_pairs(objects), _pairs(apart), strict=True):
+        touching = (here != there) & (here > 0) & (there > 0)
+        apart_here[touching] = 0
+        apart_there[touching] = 0
+    return np.where(_highest(apart, flat)[flat] > 0, apart, depth)
+
+
 def _highest(depth: np.ndarray, objects: np.ndarray) -> np.ndarray:
     """The greatest depth of each object, shape (number of objects + 1,); that of the background is 0."""
     highest = np.zeros(int(objects.max(initial=0)) + 1, np.float32)
@@ -109,7 +119,7 @@ def _highest(depth: np.ndarray, objects: np.ndarray) -> np.ndarray:
 
 
 def _join_cores(distance: np.ndarray, objects: np.ndarray) -> None:
-    """Set the way between the cores of an object to 1, in place, so that it has one at every CORE_DISTANCES."""
+    """Raise the ways between the cores of an object, in place, so that it has one at each of CORE_DISTANCES."""
     num_objects = int(objects.max(initial=0))
     for level in CORE_DISTANCES:
         cores = np.where(distance > level, objects, 0)
@@ -120,21 +130,25 @@ def _join_cores(distance: np.ndarray, objects: np.ndarray) -> None:
         boxes = ndimage.find_objects(objects)
         for each in np.flatnonzero(np.bincount(owners[owners > 0]) > 1):
             box = boxes[each - 1]
-            _join(distance[box], np.where(objects[box] == each, pieces[box], 0), objects[box] == each)
+            inside = objects[box] == each
+            way = _way_between(np.where(inside, pieces[box], 0), distance[box], inside)
+            distance[box][way] = np.maximum(distance[box][way], level + 1 / LEVELS)
 
 
-def _join(distance: np.ndarray, pieces: np.ndarray, inside: np.ndarray) -> None:
-    """Set the way from the largest piece to each other one, through the middle of the waist, to 1, in place."""
+def _way_between(pieces: np.ndarray, distance: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """The pixels between the largest piece and the others, through the middle of the waists, as a mask."""
     numbers, sizes = np.unique(pieces[pieces > 0], return_counts=True)
     largest = numbers[sizes.argmax()]
     steps = np.argwhere(ndimage.generate_binary_structure(inside.ndim, 2)) - 1  # to neighbours by sides and edges
     ways = MCP_Geometric(np.where(inside, 1 / (distance + 1 / LEVELS), np.inf), offsets=steps)
     costs, _ = ways.find_costs(np.argwhere(pieces == largest))
+    passed = np.zeros_like(inside)
     for piece in numbers[numbers != largest]:
         pixels = np.argwhere(pieces == piece)
         nearest = pixels[costs[tuple(pixels.T)].argmin()]
         if np.isfinite(costs[tuple(nearest)]):  # some objects are in several parts
-            distance[tuple(np.transpose(ways.traceback(nearest)))] = 1
+            passed[tuple(np.transpose(ways.traceback(nearest)))] = True
+    return passed
 
 
 def _seeds(mask: np.ndarray, distance: np.ndarray, levels: Sequence[float], min_seed: int) -> np.ndarray:
