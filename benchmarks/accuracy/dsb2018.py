@@ -10,17 +10,16 @@ Writes benchmarks/accuracy/results/dsb2018.json, and the bundle that examples/bu
 """
 
 import argparse
-import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.accuracy.hardware import trainer_overrides
+from benchmarks.accuracy.thresholds import choose_thresholds
 from benchmarks.results import write_result
 from cyto_dl.bundle import export_bundle, load_bundle
 from cyto_dl.bundle.checkpoint import predictor_from_checkpoint
@@ -28,9 +27,6 @@ from cyto_dl.config import compose_experiment
 from cyto_dl.data.image import read_image
 from cyto_dl.data.manifest import Row, read_manifest
 from cyto_dl.evaluation import evaluate, write_report
-from cyto_dl.inference.predictor import Predictor
-from cyto_dl.metrics import Matching, match_objects
-from cyto_dl.model.utils.postprocessing import identity, instances
 from cyto_dl.train import train
 
 RESULT = Path(__file__).parent / "results" / "dsb2018.json"
@@ -66,7 +62,14 @@ def main() -> None:
     train(config)
     trained_s, trained_cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
     predictor, _, _ = predictor_from_checkpoint(chosen.run / "training", config=config)
-    thresholds, tried = choose_thresholds(predictor, _rows(manifest))
+    rows = _rows(manifest)
+    thresholds, tried = choose_thresholds(
+        predictor,
+        [read_image(str(row["raw"]), **predictor.input.load) for row in rows],
+        [read_image(str(row[HEAD]), spatial_dims=2).array[0] for row in rows],
+        head=HEAD,
+        grid=THRESHOLDS,
+    )
     bundle = export_bundle(
         chosen.run / "training",
         chosen.run / "bundle",
@@ -115,22 +118,6 @@ def experiment(manifest: Path, output_dir: Path, epochs: int) -> dict[str, Any]:
     )
 
 
-def choose_thresholds(predictor: Predictor, rows: Sequence[Row]) -> tuple[dict[str, Any], int]:
-    """The thresholds of decoding with the highest pooled AP@.5, and how many settings were tried."""
-    logits = [_logits(predictor, row) for row in rows]
-    truths = [read_image(str(row[HEAD]), spatial_dims=2).array[0] for row in rows]
-    names = list(THRESHOLDS)
-    best, best_score, tried = {}, -1.0, 0
-    for values in itertools.product(*THRESHOLDS.values()):
-        settings: dict[str, Any] = dict(zip(names, values, strict=True))
-        labels = [instances(each, **settings).numpy()[0] for each in logits]
-        score = _pooled_ap50(truths, labels)
-        tried += 1
-        if score > best_score:
-            best, best_score = settings, score
-    return best, tried
-
-
 def measure(bundle: Path, config: Mapping[str, Any], manifest: Path, run: Path) -> dict[str, Any]:
     """The bundle's metrics, and pooled AP@.5 with twice the tile and without test-time augmentation."""
     predictor = load_bundle(bundle)
@@ -158,17 +145,6 @@ def measure(bundle: Path, config: Mapping[str, Any], manifest: Path, run: Path) 
 def _rows(manifest: Path) -> list[Row]:
     columns = {"raw": "raw", HEAD: "nuclei"}
     return read_manifest(manifest, columns=columns, split_column="split", source_key="raw")["valid"]
-
-
-def _logits(predictor: Predictor, row: Row) -> np.ndarray:
-    """The stitched output of the network, before it is decoded."""
-    raw = replace(predictor, postprocess={HEAD: identity})
-    return raw.predict(read_image(str(row["raw"]), **predictor.input.load))[HEAD]
-
-
-def _pooled_ap50(truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray]) -> float:
-    counts = [match_objects(true, made, thresholds=[0.5]) for true, made in zip(truths, predictions, strict=True)]
-    return float(Matching(*(torch.stack(each).sum(0) for each in zip(*counts, strict=True))).ap[0])
 
 
 if __name__ == "__main__":
