@@ -242,7 +242,8 @@ def _config_error(error: Exception) -> ConfigError:
         there = experiments() if group == "experiment" else error.options or ()
         choices = f" Choose one of {', '.join(there)}" if there else " Check its name"
         return ConfigError(
-            f"{group}={choice}: there is no such configuration.{choices}, or add --config-dir DIR with {name}.yaml."
+            f"{group}={choice}: there is no such configuration.{_did_you_mean(choice, map(str, there))}{choices}, "
+            f"or add --config-dir DIR with {name}.yaml."
         )
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and "Could not override" in str(error):
         key, parent = str(cause.full_key), cause.parent_node

@@ -160,7 +160,7 @@ OVERRIDES = {
     "source_channel=3": ["manifest.csv:2", "raw_0.tif", "channel 3", "channel 0"],
     "data.patch_shape=[512,512]": ["manifest.csv:2", "(64, 64)", "data.patch_shape", "(512, 512)"],
     "raw_im_channels=3": ["raw_0.tif", "1 channel", "raw_im_channels"],
-    "experiment=im2im/segmentatoin": ["im2im/segmentatoin", "im2im/labelfree, im2im/multitask, im2im/segmentation"],
+    "experiment=im2im/segmentatoin": ["im2im/segmentatoin", "Did you mean im2im/segmentation", "im2im/multitask, "],
     "trainer=cpuu": ["trainer=cpuu", "ddp_sim"],
     "trainer.max_epoch=3": ["trainer.max_epoch", "Did you mean max_epochs"],
     "+data.num_worker=1": ["data.num_worker"],
