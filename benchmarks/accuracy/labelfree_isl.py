@@ -5,8 +5,9 @@
 The data are one field of human motor neurons of Christiansen et al., "In silico labeling", Cell 2018 (CC BY 4.0;
 github.com/google/in-silico-labeling, isl/testdata/condition_blue_sample): phase_zstack.ome.tif, ZYX with six planes,
 and dapi_, map2_ and nfh_confocal.ome.tif, YX. The field is divided by columns, with a gap: 0 to 575 train, 608 to 767
-test. The checkpoint and the ridge's penalties are chosen on the rows 864 to 1023 of the training columns; the rows
-before 832 are learnt from. With one test image the intervals are over its tiles, 128 x 160 px.
+test. The training's settings, the last checkpoint among them, and the ridge's penalties are chosen on the rows 864 to
+1023 of the training columns; the rows before 832 are learnt from. With one test image the intervals are over its
+tiles, 128 x 160 px.
 Writes benchmarks/accuracy/results/labelfree_isl.json.
 """
 
@@ -155,7 +156,7 @@ def network_predictions(
     manifest = write_manifest(fields, runs / "images")
     config = experiment(fields[LEARNT], manifest, runs / "training", epochs)
     train(config)
-    predictor, _, _ = predictor_from_checkpoint(runs / "training", config=config)
+    predictor, _, _ = predictor_from_checkpoint(runs / "training" / "checkpoints" / "last.ckpt", config=config)
     summary = evaluate(predictor, config, manifest=manifest, split=TESTED).summary
     predictions = predictor.predict(fields[TESTED].planes)
     metrics = {
@@ -197,6 +198,7 @@ def experiment(learnt: Field, manifest: Path, output_dir: Path, epochs: int) -> 
             "model.backbone.strides=[2,2,2,2]",  # at half the resolution a step costs a quarter
             "model.backbone.out_channels=16",
             "model.optimizer.generator.weight_decay=0.01",
+            "model.inference.augment=rotations",
             f"trainer.max_epochs={epochs}",
             "trainer.check_val_every_n_epoch=4",
             "callbacks.previews=null",

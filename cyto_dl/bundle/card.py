@@ -143,7 +143,7 @@ def _usage(document: Mapping[str, Any]) -> Iterator[str]:
     yield f"python -m serving --bundle .{allow}"
     yield from ("```", "", "```python", "from cyto_dl.bundle import load_bundle", "")
     yield 'predictor = load_bundle(".")'
-    yield f"prediction = predictor.predict(image)   # {{head: array}}, image: {' '.join(document['input']['axes'])}"
+    yield f"prediction = predictor.predict(image)  # {{head: array}}, image: {' '.join(document['input']['axes'])}"
     yield "```"
 
 
