@@ -6,6 +6,7 @@ import torch
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
+from cyto_dl.errors import ConfigError
 from cyto_dl.model.instances import encode_instances
 
 NUM_OUTPUTS = 2  # foreground, border distance: see cyto_dl.model.instances
@@ -28,8 +29,13 @@ class InstanceHead(nn.Module):
             spatial_dims: 2 or 3.
             border_px: Width of the rim that is learnt as distance, in pixels of the finest axis: about half the
                 radius of the objects.
+
+        Raises:
+            ConfigError: The rim has no width.
         """
         super().__init__()
+        if not border_px > 0:
+            raise ConfigError(f"InstanceHead: border_px is {border_px!r}; it must be more than 0 pixels.")
         self.border_px = border_px
         self.convolution = Conv[Conv.CONV, spatial_dims](in_channels, NUM_OUTPUTS, 1)
 
