@@ -269,3 +269,25 @@ def test_neither_labels_nor_logits_are_changed(spatial_dims):
     encode_instances(labels)
     assert np.array_equal(labels, labels_before)
     assert np.array_equal(logits, logits_before)
+
+
+def test_with_several_seeds_low_ones_find_small_objects_and_high_ones_part_large_ones():
+    logits = np.full((2, 9, 30), -9, np.float32)
+    logits[0, 1:8, 1:20], logits[0, 1:8, 22:29] = 9, 9
+    distance = np.zeros((9, 30), np.float32)
+    distance[2:7, 2:19], distance[3:6, 4:8], distance[3:6, 12:16] = 0.6, 0.9, 0.9  # two objects, of which 0.5 makes one
+    distance[2:7, 23:24], distance[2:7, 26:28] = 0.55, 0.55  # and two that 0.8 does not see
+    logits[1] = ideal_logits(distance)
+    assert decode_instances(logits, seed=0.5).max() == 3
+    assert decode_instances(logits, seed=0.8).max() == 3
+    assert decode_instances(logits, seed=(0.8, 0.5)).max() == 4
+    assert decode_instances(logits, seed=[0.5, 0.8], min_seed=13).max() == 2
+    assert np.array_equal(decode_instances(logits, seed=[0.5]), decode_instances(logits))
+
+
+@EITHER
+@settings(max_examples=10, deadline=None)
+@given(seed=seeds)
+def test_with_several_seeds_touching_cells_come_back_exactly(spatial_dims, seed):
+    labels = rounded(voronoi_cells(spatial_dims, seed))
+    assert same_objects(decoded_again(labels, seed=(0.4, 0.6, 0.8)), labels)
