@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with 1135_raw.ome.tif, 1135_nuclei.ome.tif, 1136_...")
     parser.add_argument("--runs", type=Path, default=Path("logs/benchmarks/ovules_3d"), help="where the runs go")
-    parser.add_argument("--epochs", type=int, default=30, help="of 64 patches")
+    parser.add_argument("--epochs", type=int, default=12, help="of 64 patches")
     parser.add_argument("--result", type=Path, default=RESULT)
     chosen = parser.parse_args()
     start, cpu_start = time.perf_counter(), time.process_time()
