@@ -1,4 +1,4 @@
-"""Both players of a GAN learn, by their own optimizers and schedules, in every precision; a resumed run is the same."""
+"""Both players of a GAN learn, by their own optimizers and schedules, in every precision."""
 
 import copy
 import math
@@ -6,7 +6,6 @@ import math
 import lightning
 import pytest
 import torch
-from lightning import Callback
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
@@ -15,7 +14,6 @@ from torch.utils.data import DataLoader
 from cyto_dl.errors import ConfigError, TrainingError
 from cyto_dl.model.losses.adversarial import ADVERSARIAL_LOSSES
 from tests.model.test_multitask import DIMS, PATCH, build, config, sample
-from tests.test_train import assert_same_weights, run, weights
 
 SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 1.0}
 LEARNT = ("generator", "discriminator")
@@ -334,26 +332,3 @@ def test_distributed_data_parallel_does_not_wait_for_gradients_of_the_other_role
     finally:
         torch.distributed.destroy_process_group()
     torch.testing.assert_close(wrapped, alone, rtol=1e-4, atol=1e-6)  # sums in another order: memory lies elsewhere
-
-
-class StopAtStep(Callback):
-    """Ends a run as an error does, before the given step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            raise ConnectionAbortedError
-
-
-def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_bit_for_bit(manifest_folder, tmp_path):
-    folder = manifest_folder()
-    extra = ["trainer.max_epochs=2", "test=false", "model.adversarial.noise_epochs=3", "~callbacks.previews"]
-    extra += ["callbacks.last.every_n_epochs=null", "callbacks.last.every_n_train_steps=1"]
-    stop = "+callbacks.stop={_target_: tests.model.test_gan.StopAtStep, step: 3}"  # the second step of epoch two
-    with pytest.raises(ConnectionAbortedError):
-        run(folder, tmp_path / "stopped", *extra, stop, experiment="im2im/gan")
-    run(folder, tmp_path / "stopped", *extra, experiment="im2im/gan")
-    run(folder, tmp_path / "whole", *extra, experiment="im2im/gan")
-    assert_same_weights(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
