@@ -18,6 +18,7 @@ from typing import Any
 import fastremap
 import numpy as np
 from scipy import ndimage
+from scipy.special import expit, logit
 from skimage.morphology import remove_small_objects
 from skimage.segmentation import relabel_sequential, watershed
 
@@ -55,7 +56,7 @@ def logits_of(labels: np.ndarray) -> np.ndarray:
     """What a network would say of these objects, 2 Z Y X float32."""
     encoded = encode_instances(labels, spacing=SPACING)
     soft = np.stack([ndimage.gaussian_filter(channel, BLUR_PX) for channel in encoded]).clip(1e-4, 1 - 1e-4)
-    return np.log(soft / (1 - soft))
+    return logit(soft)
 
 
 class PlainChain:
@@ -91,7 +92,7 @@ class PlainChain:
 def flooding_order(distance_logits: np.ndarray, markers: np.ndarray) -> np.ndarray:
     """The landscape of decode_instances: markers in the order of their pixels, then distances in steps of 1/250."""
     order = np.arange(-markers.size, 0, dtype=np.int32).reshape(markers.shape)
-    levels = LEVELS - np.rint(LEVELS / (1 + np.exp(-distance_logits))).astype(np.int32)
+    levels = LEVELS - np.rint(LEVELS * expit(distance_logits)).astype(np.int32)
     return np.where(markers > 0, order, levels)
 
 

@@ -16,6 +16,7 @@ import edt
 import fastremap
 import numpy as np
 from scipy import ndimage
+from scipy.special import expit, logit
 from skimage.graph import MCP_Geometric
 from skimage.segmentation import watershed
 
@@ -81,7 +82,7 @@ def decode_instances(
     Source: marker-controlled watershed, Meyer 1994, on a learnt distance as in Bai and Urtasun 2017; the restriction
     to components with several seeds changes no pixel (tests/model/test_instances.py).
     """
-    mask = logits[0] > _logit(foreground)
+    mask = logits[0] > float(logit(foreground))
     labels = _components(mask, _corners(mask.ndim))
     levels = [seed] if isinstance(seed, int | float) else sorted(seed)
     _split(labels, _seeds(mask, logits[1], levels, min_seed), logits[1])
@@ -155,7 +156,7 @@ def _seeds(mask: np.ndarray, distance: np.ndarray, levels: Sequence[float], min_
     """The numbers of the cores, uint32. A core that falls into several at a higher level is replaced by these."""
     seeds = np.zeros(mask.shape, np.uint32)
     for level in levels:
-        cores = distance > _logit(level)
+        cores = distance > float(logit(level))
         cores &= mask
         if min_seed > 1:
             cores = cc3d.dust(cores, threshold=min_seed, connectivity=_edges(mask.ndim))
@@ -195,17 +196,24 @@ def _split(labels: np.ndarray, seeds: np.ndarray, distance: np.ndarray) -> None:
 
 def _flood(seeds: np.ndarray, distance: np.ndarray, *, inside: np.ndarray) -> np.ndarray:
     """The number of the seed that each pixel inside belongs to, int32: high distances are flooded first."""
-    landscape = LEVELS - _levels(distance)
     free = inside & (seeds == 0)
-    # Seeds are flooded first and one by one: scikit-image leaves the order of equal ones to chance.
-    order = np.arange(-seeds.size, 0, dtype=np.int32).reshape(seeds.shape)
-    flooded = free | _beside(free)  # further inside a seed there is nothing to flood
-    parts = watershed(np.where(free, landscape, order), seeds, mask=inside & flooded)
-    parts = np.where(free, parts, seeds)
+    shore = free | _beside(free)  # further inside a seed there is nothing to flood
+    parts = watershed(_landscape(distance, free), seeds, mask=inside & shore)
+    np.copyto(parts, seeds, where=~free)
     free = inside & (parts == 0)
     if free.any():  # what hangs on by a corner
-        parts = watershed(np.where(free, landscape, order), parts, connectivity=seeds.ndim, mask=inside)
+        parts = watershed(_landscape(distance, free), parts, connectivity=seeds.ndim, mask=inside)
     return parts
+
+
+def _landscape(distance: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """What is flooded when, low first, int32: seeds, in the order of their pixels, and then the free ones.
+
+    scikit-image leaves the order of seeds that are equally low to chance, that is to what else is in the image.
+    """
+    landscape = np.arange(-free.size, 0, dtype=np.int32).reshape(free.shape)
+    np.copyto(landscape, LEVELS - _levels(distance), where=free, casting="unsafe")
+    return landscape
 
 
 def _beside(mask: np.ndarray) -> np.ndarray:
@@ -259,8 +267,10 @@ def _blocks(array: np.ndarray) -> list[np.ndarray]:
 
 
 def _levels(distance_logits: np.ndarray) -> np.ndarray:
-    """Distances in whole steps, int32."""
-    return np.rint(LEVELS / (1 + np.exp(-distance_logits.astype(np.float32)))).astype(np.int32)
+    """Distances in whole steps, float32; in place, since an object may be as large as the image."""
+    levels = expit(distance_logits.astype(np.float32))
+    levels *= LEVELS
+    return np.rint(levels, out=levels)
 
 
 def _whole_numbers(labels: np.ndarray) -> np.ndarray:
@@ -272,7 +282,3 @@ def _whole_numbers(labels: np.ndarray) -> np.ndarray:
         raise ValueError(f"a label image has no negative numbers, but this one has {labels.min():g}")
     numbered, _ = fastremap.renumber(np.ascontiguousarray(labels).astype(np.uint64))
     return numbered.astype(np.uint32)
-
-
-def _logit(probability: float) -> float:
-    return float(np.log(probability / (1 - probability)))

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from scipy.special import expit
 from skimage.segmentation import watershed
 
 from cyto_dl.inference import SlidingWindow
@@ -76,7 +77,7 @@ def plain_chain(logits):
     seeded = np.unique(components[markers > 0])
     markers[markers > 0] += num_components
     markers = np.where(mask & ~np.isin(components, seeded), components, markers)
-    levels = np.rint(LEVELS / (1 + np.exp(-logits[1])))
+    levels = np.rint(LEVELS * expit(logits[1]))
     in_order = np.arange(-mask.size, 0).reshape(mask.shape)
     for connectivity in (1, mask.ndim):  # what hangs on by a corner is reached after all else
         landscape = np.where(markers > 0, in_order, LEVELS - levels)
