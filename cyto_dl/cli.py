@@ -61,7 +61,7 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     predict.add_argument("--column", help="that column (default: the name of the bundle's input)")
     predict.add_argument("--output", default="predictions", help="folder for the images and predictions.csv")
     predict.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
-    predict.add_argument("--engine", default="torch", help="torch (default), or on the CPU onnxruntime, openvino")
+    predict.add_argument("--engine", default="torch", help="torch (default), onnxruntime, openvino, openvino-bf16")
     _add_allow_target(predict)
     predict.set_defaults(run=_predict)
 

@@ -29,7 +29,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--model_name", metavar="NAME", help="name in the addresses; by default the bundle's")
     parser.add_argument("--http_port", type=int, default=8080, metavar="PORT", help="REST port (default: 8080)")
     parser.add_argument("--grpc_port", type=int, default=8081, metavar="PORT", help="gRPC port (default: 8081)")
-    parser.add_argument("--engine", default="torch", help="torch (default), onnxruntime or openvino")
+    parser.add_argument("--engine", default="torch", help="torch (default), onnxruntime, openvino, openvino-bf16")
     parser.add_argument(
         "--allow-target",
         action="append",

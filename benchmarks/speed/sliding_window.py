@@ -6,7 +6,8 @@ The network is that of im2im/segmentation in 3-D (DynUNet 16-32-64-128, batch no
 without overlap. The baseline is monai.inferers.sliding_window_inference with sw_batch_size 1 and glibc's own memory
 settings; the others are the window of a `Predictor`, as a bundle is loaded, on each engine. All are given the same
 weights, volume and number of threads (OMP_NUM_THREADS), and run in processes of their own, in turn. What is compared is
-CPU time, user and system, of one pass after a warm-up; the outputs must agree. Writes
+CPU time, user and system, of one pass after a warm-up; the outputs must agree, those of openvino-bf16 (for processors
+with bfloat16) within its precision. Writes
 benchmarks/speed/results/sliding_window.json.
 """
 
@@ -39,7 +40,8 @@ ROI = (16, 64, 64)
 WARM_UP = (16, 128, 128)  # four windows: a whole batch
 BASELINE = "monai, sw_batch_size 1"
 TARGETS = {"torch": 1 / 4, "best engine": 1 / 6}
-AGREEMENT = 1e-4  # of logits around 5; measured on U-Nets: 1e-5 to 8e-5
+# Of logits: in single precision measured on U-Nets 1e-5 to 8e-5, in bfloat16 with 8 bits about 1 %.
+AGREEMENT = {"torch": 1e-4, "onnxruntime": 1e-4, "openvino": 1e-4, "openvino-bf16": 5e-2}
 
 
 def write_bundle(folder: Path) -> Path:
@@ -116,7 +118,7 @@ def run(shape: Sequence[int], repetitions: int) -> dict[str, Any]:
         differences = {name: float(np.abs(np.load(folder / f"{name}.npy") - expected).max()) for name in names}
     totals = {name: statistics.median(each["user"] + each["system"] for each in seconds[name]) for name in names}
     ratios = {name: totals[name] / totals[BASELINE] for name in ENGINES}
-    assert max(differences.values()) < AGREEMENT, differences
+    assert all(differences[name] < AGREEMENT[name] for name in ENGINES), differences
     return {
         "shape": list(shape),
         "roi": list(ROI),
