@@ -28,7 +28,7 @@ class Tolerance:
     """How much a replay may differ from what was recorded.
 
     Args:
-        floats: Of the output's largest value, or of 1. 8-bit and 16-bit intensities may be rounded to a neighbour.
+        floats: Of the output's largest value, or of 1; integers may always be rounded to a neighbour.
         labels: Part of the pixels that may have another label.
     """
 
@@ -165,8 +165,9 @@ def _differences(
 
 def _different_values(found: np.ndarray, expected: np.ndarray, tolerance: Tolerance) -> str:
     difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
-    is_integer = np.issubdtype(expected.dtype, np.integer)
-    limit = 1 if is_integer else tolerance.floats * max(1.0, float(np.abs(expected).max(initial=0)))
+    limit = tolerance.floats * max(1.0, float(np.abs(expected).max(initial=0)))
+    if np.issubdtype(expected.dtype, np.integer):
+        limit = max(1.0, limit)
     largest = float(difference.max(initial=0))
     return f"values differ by up to {largest:.3g} ({limit:.3g} is allowed)" if largest > limit else ""
 
