@@ -1,8 +1,10 @@
 """Fixtures that tests of several rooms share: images of blobs with known masks, manifests that list them."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import absl.logging
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,10 @@ from hypothesis import settings
 # How long an example takes depends on who else uses the machine; and a test that passed passes again.
 settings.register_profile("untimed", deadline=None, derandomize=True)
 settings.load_profile("untimed")
+
+# absl (openvino and tensorboard import it) holds on to the stderr of its import, and closes it when Hydra sets logging
+# up: inside a test that is pytest's own capture, without which every later test fails. The real stderr it leaves alone.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 PIXELS = {2: (64, 64), 3: (16, 32, 32)}  # as small as a U-Net with two halvings and a patch of half the size allow
 
