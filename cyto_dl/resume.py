@@ -19,6 +19,11 @@ _FREE_ON_RESUME = (
 )
 
 
+def last_checkpoint(output_dir: Path) -> Path:
+    """Where the checkpoint stands that a run in this folder goes on from."""
+    return output_dir / "checkpoints" / "last.ckpt"
+
+
 def checkpoint_to_resume(config: Mapping[str, Any], output_dir: Path) -> str | None:
     """The checkpoint to go on from: the one asked for (`ckpt_path`), else the last one of this run folder.
 
@@ -29,7 +34,7 @@ def checkpoint_to_resume(config: Mapping[str, Any], output_dir: Path) -> str | N
         if not Path(config["ckpt_path"]).is_file():
             raise ConfigError(f"ckpt_path: {config['ckpt_path']} does not exist.")
         return str(config["ckpt_path"])
-    last = output_dir / "checkpoints" / "last.ckpt"
+    last = last_checkpoint(output_dir)
     if not config["resume"] or not last.is_file():
         return None
     _check_same_experiment(config, last)

@@ -25,7 +25,7 @@ import yaml
 from cyto_dl.allocator import keep_freed_memory
 from cyto_dl.config import check_experiment, compose_experiment, flatten, instantiate, launch, print_tree
 from cyto_dl.errors import ConfigError
-from cyto_dl.resume import checkpoint_to_resume
+from cyto_dl.resume import checkpoint_to_resume, last_checkpoint
 from cyto_dl.storage import atomic_path
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _STOPPED_BY_CTRL_C = 130  # 128 + SIGINT, as shells count
+_STOPPED_BY_SIGTERM = 143  # 128 + SIGTERM: a scheduler tells it from a training that failed
 _ONE_AT_A_TIME = threading.Lock()  # random states, and what torch is set to, belong to the process
 
 
@@ -134,18 +135,21 @@ def build_trainer(
     """Lightning's Trainer with the configured callbacks, those that make a run resumable, and further ones."""
     from lightning.pytorch.callbacks import Checkpoint
 
-    from cyto_dl.callbacks import AtomicCheckpointIO, CheckMonitors, EmbedConfig, RandomStates
+    from cyto_dl.callbacks import AtomicCheckpointIO, CheckMonitors, EmbedConfig, RandomStates, SaveOnSigterm
 
     chosen = {name: node for name, node in (config.get("callbacks") or {}).items() if node}
     named = [instantiate(node, f"callbacks.{name}") for name, node in chosen.items()]
     everything = [*named, EmbedConfig(config), RandomStates(), CheckMonitors(), *callbacks]
+    writes_checkpoints = any(isinstance(callback, Checkpoint) for callback in everything)
+    if writes_checkpoints:
+        everything.append(SaveOnSigterm(last_checkpoint(Path(config["paths"]["output_dir"]))))
     trainer: Trainer = instantiate(
         config["trainer"],
         "trainer",
         callbacks=everything,
         logger=list(loggers) or False,
         plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in everything),
+        enable_checkpointing=writes_checkpoints,
     )
     return trainer
 
@@ -153,12 +157,15 @@ def build_trainer(
 def _fit(
     trainer: "Trainer", model: "LightningModule", datamodule: "LightningDataModule", checkpoint: str | None
 ) -> dict[str, float]:
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
     try:
         with _as_config_error():
             trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit as end:  # how Lightning ends after Ctrl-C
+    except SystemExit as end:  # how Lightning ends after Ctrl-C too
         logger.warning("stopped; the same command goes on from the last checkpoint")
-        raise SystemExit(_STOPPED_BY_CTRL_C) from end
+        code = _STOPPED_BY_SIGTERM if isinstance(end, SIGTERMException) else _STOPPED_BY_CTRL_C
+        raise SystemExit(code) from end
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if checkpoint and not metrics:
         logger.info("this run is complete: raise trainer.max_epochs to train on, or choose another run_name")

@@ -166,6 +166,48 @@ def test_ctrl_c_ends_the_training_with_the_code_that_shells_expect(manifest_fold
     assert "the same command goes on" in caplog.text
 
 
+class Terminate(Callback):
+    """Stands for a scheduler that takes a node away: SIGTERM, in the given optimizer step or in a validation."""
+
+    def __init__(self, step=None, validation=None):
+        self.step, self.validation = step, validation
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if not trainer.sanity_checking and trainer.current_epoch == self.validation:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("when", "num_valid", "saved_step", "experiment"),
+    [
+        ("step: 2", 1, 3, "im2im/segmentation"),
+        ("step: 2", 1, 3, "im2im/gan"),
+        ("step: 3", 1, 4, "im2im/segmentation"),
+        ("validation: 1", 2, 2, "im2im/segmentation"),
+    ],
+    ids=["between batches", "between batches of a GAN", "in the last batch of an epoch", "between validation images"],
+)
+def test_sigterm_ends_the_training_after_a_checkpoint_from_which_it_goes_on_bit_for_bit(
+    manifest_folder, tmp_path, caplog, when, num_valid, saved_step, experiment
+):
+    folder = manifest_folder(valid=num_valid)
+    extra = ["trainer.max_epochs=3", "test=false", "~callbacks.previews"]
+    stop = f"+callbacks.stop={{_target_: tests.test_train.Terminate, {when}}}"
+    with pytest.raises(SystemExit) as end:
+        run(folder, tmp_path / "ended", *extra, stop, experiment=experiment)
+    assert end.value.code == 143
+    assert "the same command goes on" in caplog.text
+    assert read_checkpoint(tmp_path / "ended" / "checkpoints" / "last.ckpt")["global_step"] == saved_step
+
+    ended = run(folder, tmp_path / "ended", *extra, experiment=experiment)
+    assert ended == run(folder, tmp_path / "uninterrupted", *extra, experiment=experiment)
+    assert_same_weights(weights(tmp_path / "ended"), weights(tmp_path / "uninterrupted"))
+
+
 def test_a_run_folder_of_another_experiment_is_not_continued_by_mistake(manifest_folder, tmp_path):
     folder = manifest_folder()
     run(folder, tmp_path / "run", "test=false", "model.optimizer.generator.lr=0.001")

@@ -1,5 +1,6 @@
 from .checkpointing import AtomicCheckpointIO as AtomicCheckpointIO
 from .checkpointing import EmbedConfig as EmbedConfig
+from .checkpointing import SaveOnSigterm as SaveOnSigterm
 from .epoch_log import EpochLog as EpochLog
 from .monitors import CheckMonitors as CheckMonitors
 from .previews import ImagePreviews as ImagePreviews

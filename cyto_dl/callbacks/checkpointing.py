@@ -10,6 +10,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from cyto_dl.errors import ConfigError
 from cyto_dl.storage import atomic_path
@@ -77,6 +78,31 @@ class EmbedConfig(lightning.Callback):
     ) -> None:
         """Add the experiment to a checkpoint that is about to be written."""
         checkpoint["config"] = copy.deepcopy(self.config)
+
+
+class SaveOnSigterm(lightning.Callback):
+    """Writes the checkpoint to go on from when the process is asked to end (SIGTERM), as a pod is before it is evicted.
+
+    Lightning ends a training between two batches. A validation that is cut short leaves the checkpoint before it,
+    because Lightning would go on with half of its metrics; so do several processes, which may each notice at another
+    batch and would wait for each other.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Make the callback.
+
+        Args:
+            path: Of the checkpoint.
+        """
+        self.path = path
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Save the state after the last batch."""
+        is_after_a_batch = isinstance(exception, SIGTERMException) and trainer.training
+        if is_after_a_batch and trainer.world_size == 1:
+            trainer.save_checkpoint(self.path)
 
 
 def _check_plain(value: Any, *, key: str) -> None:
