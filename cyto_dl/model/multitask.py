@@ -4,7 +4,7 @@ source -> backbone -> heads -> losses                              training, on 
 source -> sliding window(backbone -> heads) -> losses, metrics     validation and test, on whole images
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,12 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from cyto_dl.data.scale import scale_of, target_spacing
 from cyto_dl.errors import ConfigError, TrainingError, list_problems
 from cyto_dl.inference.sliding_window import SlidingWindow
 from cyto_dl.model.network import TaskNetwork
 from cyto_dl.model.optimizers import make_optimizer, optimizer_problems
-from cyto_dl.model.tasks import build_tasks
+from cyto_dl.model.tasks import Task, build_tasks
 from cyto_dl.model.utils.postprocessing import default_prediction, rescale
 from cyto_dl.model.weighting import build_weighting
 
@@ -140,12 +141,7 @@ class MultiTaskIm2Im(lightning.LightningModule):
                 continue
             target = batch[name]
             if split != "train" or not self._loader_encodes:
-                images = there.tolist()
-                spacing_um = batch.get("spacing_um") or [None] * len(batch[self.x_key])
-                paths = batch.get("path") or ["(no path)"] * len(batch[self.x_key])
-                target = task.encode(
-                    target, [spacing_um[index] for index in images], paths=[paths[index] for index in images]
-                )
+                target = self._encoded(task, batch, there.tolist())
             if split != "train" or batch_idx == 0:
                 task.check_target(logits[name], target)
             losses[name] = task.compute_loss(logits[name][there], target)
@@ -155,6 +151,15 @@ class MultiTaskIm2Im(lightning.LightningModule):
         self._check_finite(f"{split}/loss", total, batch, batch_idx)
         self._log_mean(split, "loss", total.detach(), num_images=len(batch[self.x_key]))
         return total
+
+    def _encoded(self, task: Task, batch: Batch, images: Sequence[int]) -> Tensor:
+        """What the loss compares, of the images that have the task's target: numbers in the batch."""
+        source, target = batch[self.x_key], batch[task.name]
+        spacing_um = batch.get("spacing_um") or [None] * len(source)
+        paths = batch.get("path") or ["(no path)"] * len(source)
+        scale = scale_of(tuple(source.shape[2:]), tuple(target.shape[2:]))
+        spacings_um = [target_spacing(spacing_um[index], scale) for index in images]
+        return task.encode(target, spacings_um, paths=[paths[index] for index in images])
 
     def _images_with(self, name: str, batch: Batch) -> Tensor:
         """The positions in the batch of the images that have a target; `batch[name]` holds the targets of these."""

@@ -50,7 +50,7 @@ class Task:
 
         Args:
             target: B C (Z) Y X, as the manifest names it.
-            spacing_um: The pixel size of each image.
+            spacing_um: The pixel size of each target.
             paths: The source of each image, for messages.
 
         Raises:

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from cyto_dl.data import DataframeDatamodule, ReadImaged
+from cyto_dl.data.collate import collate
 from cyto_dl.errors import ConfigError, TrainingError
 from cyto_dl.metrics import Dice
 from cyto_dl.model import MultiTaskIm2Im, activate
@@ -253,6 +254,32 @@ def test_an_image_that_the_backbone_cannot_take_is_told_with_what_to_change(shap
     with pytest.raises(ConfigError, match=r"model.backbone cannot take.*data.patch_shape.*raw_im_channels") as told:
         build(config())(torch.rand(shape))
     assert str(shape) in str(told.value)
+
+
+class EverySecondHead(torch.nn.Module):
+    """Predicts every second row, or plane, and is told the pixel size of the targets that it encodes."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def forward(self, features):
+        return features[:, :, ::2]
+
+    def encode(self, target, spacing_um):
+        self.told.append(spacing_um)
+        return target
+
+
+@DIMS
+def test_a_target_of_other_scale_is_encoded_with_its_own_pixel_size(spatial_dims):
+    head = EverySecondHead()
+    node = config(spatial_dims, task_heads={"seg": {"head": head, "loss": torch.nn.MSELoss()}}, postprocessing=None)
+    source = sample(PATCH[spatial_dims], 0) | {"spacing_um": (1.0, 0.5, 0.25)[-spatial_dims:]}
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    images = DataLoader([source | {"seg": source["seg"][:, ::2]}], collate_fn=collate)
+    trainer.validate(build(node | {"inference": None}), images, verbose=False)
+    assert head.told == [{2: (1.0, 0.25), 3: (2.0, 0.5, 0.25)}[spatial_dims]]
 
 
 REQUIRED = {
