@@ -1,6 +1,6 @@
 """Evaluate or use a checkpoint:  python cyto_dl/eval.py experiment=im2im/segmentation ckpt_path=logs/.../best.ckpt
 
-checkpoint -> Predictor (the code that also serves) --test=true--> metrics.json, images.csv, report.html
+checkpoint -> Predictor (the code that also serves) --test=true--> metrics.json, intervals.json, images.csv, report.html
                                                     --test=false-> one image a head and row, predictions.csv
 """
 
@@ -41,7 +41,8 @@ def evaluate_checkpoint(
 
     Args:
         checkpoint: A .ckpt, or the folder of a run (its best checkpoint).
-        output_dir: Receives metrics.json, images.csv (one row an image) and report.html.
+        output_dir: Receives metrics.json, intervals.json (their 95 % intervals: [low, high] by the same names),
+            images.csv (one row an image) and report.html.
         split: "test", or another split of the manifest.
         config: The resolved experiment, whose code is trusted; default: the one in the checkpoint.
         manifest: A table of images, or rows in memory. Default: the experiment's own (data.path).
@@ -62,11 +63,13 @@ def evaluate_checkpoint(
     evaluation = evaluate(predictor, experiment, manifest=images, split=split)
     folder = Path(output_dir)
     write_metrics(evaluation.summary, folder / "metrics.json")
+    with atomic_path(folder / "intervals.json") as temporary:
+        temporary.write_text(json.dumps(evaluation.intervals, indent=2))
     with atomic_path(folder / "images.csv") as temporary:
         evaluation.images.to_csv(temporary, index=False)
     report = write_report(evaluation, folder / "report.html")
     run_dir = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent.parent
-    log_evaluation(run_dir, evaluation.summary, [report, folder / "images.csv"])
+    log_evaluation(run_dir, evaluation.summary, [report, folder / "intervals.json", folder / "images.csv"])
     logger.info("evaluated %d images: %s", len(evaluation.images), report)
     return evaluation.summary
 

@@ -81,7 +81,7 @@ def test_a_training_leaves_everything_in_the_server(client, manifest_folder, tmp
     stored = artifacts(client, found.info.run_id)
     for name in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
         assert stored[name] == (output_dir / name).stat().st_size, name
-    for name in ("report.html", "images.csv"):
+    for name in ("report.html", "intervals.json", "images.csv"):
         assert stored[f"evaluation/{name}"] == (output_dir / "test" / name).stat().st_size, name
     previews = {path.name for path in (output_dir / "previews").rglob("*") if path.is_file()}
     assert previews
