@@ -26,7 +26,7 @@ def prepare_data(
     Args:
         manifest: A .csv or .parquet with one row per image, or a folder of train.csv, valid.csv and test.csv.
         source_col: Column that holds the images which the model sees.
-        target_cols: Columns that hold what the model learns to predict, at least one.
+        target_cols: Columns that hold what the model learns to predict; none where a training makes its own.
         spatial_dims: 2 for planes, 3 for volumes.
         num_channels: Channels of a source image; 0 accepts any number, if all images have the same.
         split_column: Column that says train, valid, test or predict; made where it does not exist.

@@ -6,6 +6,7 @@
 A step's metrics are returned, and written as JSON too: KFP's cache takes only artifacts that exist as files.
 """
 
+import html
 import json
 import logging
 import os
@@ -17,6 +18,8 @@ from typing import Any
 
 from cyto_dl.errors import ConfigError
 from cyto_dl.storage import atomic_path
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.csv"
 FINGERPRINT = "fingerprint.json"
@@ -37,15 +40,14 @@ def prepare_step(
 ) -> dict[str, Any]:
     """Check, split and measure a manifest of images; see `cyto_dl.data.prepare.prepare_data`.
 
-    An orchestrator's parameters have no null: 0 channels means any number, an empty group column means none.
+    An orchestrator's parameters have no null: 0 channels means any number, an empty group column means none, and no
+    target columns mean that the training makes its own targets.
 
     Returns:
         The data's fingerprint, as written to fingerprint.json.
     """
     from cyto_dl.data.prepare import prepare_data
 
-    if not target_cols:
-        raise ConfigError('target_cols is empty: name at least one column that the model learns, e.g. ["nuclei"].')
     train, valid, test = _three_fractions(fractions)
     return prepare_data(
         manifest,
@@ -86,7 +88,7 @@ def train_step(
         metrics_path: Receives the returned metrics as JSON.
         source_col: Column of the manifest that holds the images.
         target_cols: Columns that hold the targets. One sets the experiment's `target_col`; an experiment with several
-            names them itself, or in overrides: ["data.columns.seg=nuclei"].
+            names them itself, or in overrides: ["data.columns.seg=nuclei"]; so does one that makes its own.
         spatial_dims: 2 or 3.
         num_channels: Sets the experiment's `raw_im_channels`; 0 leaves it.
     """
@@ -114,16 +116,24 @@ def evaluate_step(
 ) -> dict[str, float]:
     """Measure the best checkpoint of a run on one split, and write the report and the metrics.
 
-    Both also go to the MLflow run of the training, if it had one.
+    Both also go to the MLflow run of the training, if it had one. Where no image of the split has a target, the report
+    says so and there are no metrics: the model can be exported all the same.
     """
     _quiet_libraries()
     from cyto_dl.eval import evaluate_checkpoint, write_metrics
+    from cyto_dl.evaluation import NoTargetsError
 
     manifest = Path(dataset_dir) / MANIFEST
     with tempfile.TemporaryDirectory(prefix="cyto-dl-evaluation-") as folder:
-        metrics = evaluate_checkpoint(model_dir, output_dir=folder, split=split, manifest=manifest)
+        report = Path(folder) / "report.html"
+        try:
+            metrics = evaluate_checkpoint(model_dir, output_dir=folder, split=split, manifest=manifest)
+        except NoTargetsError as error:
+            logger.warning("the model is not measured: %s", error)
+            report.write_text(f'<!doctype html><meta charset="utf-8"><p>Not measured: {html.escape(str(error))}</p>\n')
+            metrics = {}
         with atomic_path(report_path) as temporary:
-            shutil.copyfile(Path(folder) / "report.html", temporary)
+            shutil.copyfile(report, temporary)
     return write_metrics(metrics, metrics_path)
 
 

@@ -35,7 +35,7 @@ def training(
         manifest: A .csv or .parquet with one row per image, or a folder of train.csv, valid.csv and test.csv; local
             or s3://.
         source_col: Column that holds the images which the model sees.
-        target_cols: Columns that hold what the model learns to predict, at least one.
+        target_cols: Columns that hold what the model learns to predict; none where a training makes its own.
         experiment: Name of an experiment, e.g. im2im/segmentation, im2im/labelfree, im2im/multitask.
         overrides: Changes to the experiment in hydra's syntax, e.g. ["trainer=gpu", "trainer.max_epochs=50"].
         spatial_dims: 2 for planes, 3 for volumes.

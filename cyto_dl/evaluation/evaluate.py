@@ -22,6 +22,10 @@ from cyto_dl.metrics import default_metrics
 logger = logging.getLogger(__name__)
 
 
+class NoTargetsError(ManifestError):
+    """No image of the split has a target to compare with, as when only noisy images exist."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What was measured.
@@ -66,7 +70,8 @@ def evaluate(
         split_column: Default: data.split_column of the experiment, else "split".
 
     Raises:
-        ManifestError: The table is wrong, or has no image of this split with a target.
+        ManifestError: The table is wrong, or has no image of this split.
+        NoTargetsError: Its images of this split have no targets.
         ImageError: An image cannot be read, or its target has another size. Nothing is left out silently.
     """
     data = config["data"]
@@ -101,9 +106,9 @@ def _rows(manifest: Any, data: Mapping[str, Any], source_key: str, split: str, s
     targets = set(data["columns"]) - {source_key}
     rows = [row for row in found[split] if targets & row.keys()]
     if not rows:
-        raise ManifestError(
+        raise NoTargetsError(
             f"{name}: no image of the split '{split}' has a target ({', '.join(sorted(targets))}) to compare with. "
-            "The training made its own; fill in the column for some images of this split."
+            "Fill in its column for some images of this split, also where a training makes its own."
         )
     if num_without := len(found[split]) - len(rows):
         logger.info("%d of %d images have no target and are not measured", num_without, len(found[split]))
