@@ -9,8 +9,8 @@ import tifffile
 
 from cyto_dl.bundle import export_bundle, load_bundle
 from cyto_dl.data.image import read_image
-from cyto_dl.errors import ManifestError
-from cyto_dl.evaluation import evaluate
+from cyto_dl.evaluation import NoTargetsError, evaluate
+from cyto_dl.steps import evaluate_step, export_step, prepare_step, train_step
 from cyto_dl.train import train
 from tests.test_train import compose_experiment, overrides_for
 
@@ -52,12 +52,34 @@ def test_noisy_images_are_enough_to_train_and_to_choose_a_checkpoint(noisy_folde
 
     assert np.isfinite([metrics["train/clean/loss"], metrics["valid/clean/loss"]]).all()
     assert not any(name.startswith("test/") for name in metrics)
+    assert {name for name in metrics if name.startswith("valid/")} == {"valid/loss", "valid/clean/loss"}
     assert "no image has the split 'test' and a target" in caplog.text
     bundle = load_bundle(export_bundle(tmp_path / "run", tmp_path / "bundle"))
     overrides = [*overrides_for(folder, experiment="im2im/denoise_blind_spot"), "source_col=noisy"]
     config = compose_experiment(overrides, output_dir=tmp_path)
-    with pytest.raises(ManifestError, match=r"no image of the split 'test' has a target \(clean\)"):
+    with pytest.raises(NoTargetsError, match=r"no image of the split 'test' has a target \(clean\)"):
         evaluate(bundle, config, manifest=folder / "manifest.csv")
+
+
+def test_a_pipeline_goes_on_where_there_is_nothing_to_measure(noisy_folder, tmp_path, caplog):
+    folder = noisy_folder(2)
+    dataset, model, bundle, report, measured = (
+        str(tmp_path / name) for name in ("data", "model", "bundle", "page", "m")
+    )
+    described = {"source_col": "noisy", "target_cols": [], "spatial_dims": 2, "num_channels": 1}
+    tiny = overrides_for(folder, experiment="im2im/denoise_blind_spot")
+    of_the_step = ("experiment=", "data.path=", "data.cache_dir=", "source_col=")
+    overrides = [word for word in tiny if not word.startswith(of_the_step)]
+    prepare_step(str(folder / "manifest.csv"), dataset, **described)
+    train_step(
+        dataset, "im2im/denoise_blind_spot", overrides, model_dir=model, metrics_path=str(tmp_path / "t"), **described
+    )
+
+    assert evaluate_step(dataset, model, "test", report, measured) == {}
+    assert "the model is not measured" in caplog.text
+    assert "no image of the split &#x27;test&#x27; has a target" in (tmp_path / "page").read_text()
+    export_step(dataset, model, measured, bundle)
+    assert load_bundle(bundle).metadata["metrics"] == {}
 
 
 def test_clean_images_of_some_test_images_are_what_is_measured(noisy_folder, tmp_path):

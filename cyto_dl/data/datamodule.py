@@ -153,6 +153,12 @@ class DataframeDatamodule(LightningDataModule):
         targets = set(self.columns) - {self.source_key}
         return any(targets & row.keys() for row in self.rows.get(split, ()))
 
+    @property
+    def made_in_validation(self) -> frozenset[str]:
+        """The targets that validation makes of its sources too, such as the hidden pixels of `BlindSpotd`."""
+        augment = self._stages_of("valid").augment
+        return frozenset(transform.target_key for transform in augment if hasattr(transform, "target_key"))
+
     def train_dataloader(self) -> ResumableLoader:
         """Random patches, augmented, in an order that depends on the seed and the epoch."""
         dataset = PatchDataset(

@@ -82,6 +82,7 @@ class MultiTaskIm2Im(lightning.LightningModule):
         self.window = _window(inference)
         self.postprocessing = self._postprocessing(postprocessing or {})
         self._loader_encodes = False
+        self._made_in_validation: frozenset[str] = frozenset()
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
 
     def forward(self, source_BCZYX: Tensor) -> dict[str, Tensor]:
@@ -103,6 +104,7 @@ class MultiTaskIm2Im(lightning.LightningModule):
         self._loader_encodes = hasattr(datamodule, "encoders")
         if datamodule is not None and self._loader_encodes:
             datamodule.encoders = {name: task.encoder for name, task in self.tasks.items() if task.encoder}
+        self._made_in_validation = getattr(datamodule, "made_in_validation", frozenset())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of the heads' losses on a batch of patches."""
@@ -125,6 +127,8 @@ class MultiTaskIm2Im(lightning.LightningModule):
         logits = self.window(batch[self.x_key], self.forward)
         self._log_losses(split, logits, batch, batch_idx)
         for name, task in self.tasks.items():
+            if split == "valid" and name in self._made_in_validation:
+                continue  # hidden pixels alone are known, of which no metric is defined
             there = self._images_with(name, batch)
             if len(there):
                 task.update_metrics(logits[name][there], batch[name], draw=self.postprocessing["prediction"][name])
