@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from cyto_dl.data.collate import PRESENT
 from cyto_dl.data.image import write_image
 from cyto_dl.errors import ConfigError
 from cyto_dl.inference.picture import coloured_labels, grey, plane
@@ -104,12 +105,16 @@ class ImagePreviews(lightning.Callback):
 def _draw(
     model: MultiTaskIm2Im, logits: Mapping[str, Tensor], batch: Mapping[str, Any], index: int
 ) -> list[tuple[str, np.ndarray, bool]]:
-    """(name, image C(Z)YX, whether its numbers are labels) of the source, the targets and the predictions."""
+    """(name, image C(Z)YX, whether its numbers are labels) of the source, its targets and the predictions."""
     inputs, predictions = model.postprocessing["input"], model.postprocessing["prediction"]
-    drawings = [(model.x_key, inputs[model.x_key], batch[model.x_key])]
+    drawings = [(model.x_key, inputs[model.x_key], batch[model.x_key][index])]
     for name in model.tasks:
-        drawings += [(f"{name}_target", inputs[name], batch[name]), (name, predictions[name], logits[name])]
-    return [_apply(name, function, images[index]) for name, function, images in drawings]
+        there = batch.get(PRESENT, {}).get(name)  # the images that have this target; None: all
+        positions = range(len(batch[model.x_key])) if there is None else there.tolist()
+        if index in positions:
+            drawings.append((f"{name}_target", inputs[name], batch[name][positions.index(index)]))
+        drawings.append((name, predictions[name], logits[name][index]))
+    return [_apply(name, function, image) for name, function, image in drawings]
 
 
 def _apply(name: str, function: Callable[..., Tensor], image: Tensor) -> tuple[str, np.ndarray, bool]:

@@ -69,6 +69,22 @@ def test_inputs_targets_and_predictions_are_saved_with_the_pixel_size(
 
 
 @DIMS
+def test_a_target_that_an_image_lacks_is_not_drawn(tmp_path, make_model, loader, make_trainer, spatial_dims):
+    def without_first_seg(batch):
+        return batch | {"seg": batch["seg"][1:], "present": {"seg": torch.tensor([1])}}
+
+    (batch,) = loader(spatial_dims, num_images=2, batch_size=2)
+    model, trainer = make_model(spatial_dims), make_trainer(ImagePreviews(str(tmp_path)))
+    trainer.fit(model, loader(spatial_dims, patch=16), DataLoader([without_first_seg(batch)], batch_size=None))
+    drawn = {path.name for path in (tmp_path / "valid" / "epoch_000").glob("*.png")}
+    assert drawn == {f"cell_{name}.png" for name in NAMES if name != "seg_target"} | {
+        f"cell-2_{name}.png" for name in NAMES
+    }
+    second = read_image(tmp_path / "valid/epoch_000/cell-2_seg_target.ome.tif", spatial_dims=spatial_dims)
+    assert np.array_equal(second.array, postprocessing.rescale(batch["seg"][1]).numpy())
+
+
+@DIMS
 def test_a_png_shows_the_middle_plane_in_8_bits(tmp_path, make_model, loader, make_trainer, spatial_dims):
     run(make_model(spatial_dims), make_trainer(ImagePreviews(str(tmp_path))), loader, spatial_dims, num_images=1)
     (batch,) = loader(spatial_dims, num_images=1)

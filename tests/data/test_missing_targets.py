@@ -17,6 +17,7 @@ from monai.transforms import (
 from cyto_dl.data import DataframeDatamodule, ReadImaged
 from cyto_dl.data.image import write_image
 from cyto_dl.errors import ConfigError, ManifestError
+from tests.test_train import run
 
 KEYS = ["raw", "seg", "edge"]
 HAVE = {"train": [("seg", "edge"), ("seg",), ("edge",)], "valid": [("seg",), ("seg", "edge")], "predict": [()]}
@@ -172,3 +173,20 @@ def test_a_column_that_all_rows_have_and_a_transform_removes_is_not_said_to_be_m
     rows = rows_of(2, {"train": [("seg", "edge")] * 2})
     (batch,) = list(datamodule(rows=rows, steps=transforms(2, augment=[DeleteItemsd("edge")])).train_dataloader())
     assert batch.keys() == {"raw", "seg", "path", "spacing_um"}
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_an_image_without_one_of_the_stains_trains_and_measures_the_others(manifest_folder, tmp_path, spatial_dims):
+    folder = manifest_folder(spatial_dims)
+    table = pd.read_csv(folder / "manifest.csv")  # two rows to train, one to validate, one to test
+    table = table.assign(dapi=table["seg"], map2=[None, *table["seg"][1:]], nfh=[*table["seg"][:2], None, None])
+    table.drop(columns="seg").to_csv(folder / "manifest.csv", index=False)
+    columns = [f"data.columns.{stain}={stain}" for stain in ("dapi", "map2", "nfh")]
+    metrics = run(folder, tmp_path / "run", *columns, experiment="im2im/labelfree_stains", spatial_dims=spatial_dims)
+    assert all(np.isfinite(metrics[f"train/{stain}/loss"]) for stain in ("dapi", "map2", "nfh"))
+    for split in ("valid", "test"):
+        assert {f"{split}/dapi/pearson", f"{split}/map2/pearson"} < set(metrics)
+    assert "test/nfh/pearson" not in metrics
+    previews = {path.name for path in (tmp_path / "run").rglob("*.png")}
+    assert {"raw_2_dapi_target.png", "raw_2_nfh.png"} < previews
+    assert "raw_2_nfh_target.png" not in previews
