@@ -9,13 +9,14 @@ import tifffile
 import torch
 
 from cyto_dl.bundle.build import build_predictor, document_from_config
-from cyto_dl.config import compose_experiment
+from cyto_dl.config import compose_experiment, experiments
 from cyto_dl.errors import CytoDLError
 from cyto_dl.inference.batch import predict_images
 from cyto_dl.train import train
-from tests.test_train import overrides_for
+from tests.test_train import STACKS_ONLY, overrides_for
 
 HEADS = {"im2im/segmentation": "seg", "im2im/labelfree": "stain", "im2im/instance_seg": "objects"}
+BY_LOSS = ["optimized_metric=valid/loss", "optimized_mode=min"]  # which images without any object define too
 every_experiment = pytest.mark.parametrize("experiment", HEADS)
 
 
@@ -91,15 +92,30 @@ EMPTY = {
 @pytest.mark.parametrize("unusual", EMPTY)
 def test_training_takes_empty_images(folder, tmp_path, experiment, unusual):
     EMPTY[unusual](folder)
-    metrics = train(
-        config_of(experiment, folder, tmp_path / "run", "optimized_metric=valid/loss", "optimized_mode=min")
-    )
+    metrics = train(config_of(experiment, folder, tmp_path / "run", *BY_LOSS))
     head = HEADS[experiment]
     losses = [value for name, value in metrics.items() if name.endswith("loss")]
     assert losses and all(map(math.isfinite, losses)), metrics
     table = pd.read_csv(tmp_path / "run" / "test" / "images.csv")
     assert len(table) == 1
     assert any(column.startswith(f"{head}/") for column in table)
+
+
+@pytest.mark.parametrize("experiment", [name for name in experiments() if name not in HEADS])
+def test_every_other_experiment_takes_constant_images_and_targets_without_anything_in_them(
+    manifest_folder, tmp_path, experiment
+):
+    needs_stacks = experiment == STACKS_ONLY
+    how = {"experiment": experiment, "spatial_dims": 3 if needs_stacks else 2}
+    config = compose_experiment(overrides_for(tmp_path, **how), output_dir=tmp_path / "run")
+    folder = manifest_folder(how["spatial_dims"], scale=config.get("scale", 1), project_targets=needs_stacks)
+    for name in ("raw_1", "seg_1", "raw_3"):
+        pixels = tifffile.imread(folder / f"{name}.tif")
+        tifffile.imwrite(folder / f"{name}.tif", np.zeros_like(pixels), metadata={"axes": "ZYX"[-pixels.ndim :]})
+    metrics = train(compose_experiment([*overrides_for(folder, **how), *BY_LOSS], output_dir=tmp_path / "run"))
+    losses = [value for name, value in metrics.items() if name.endswith("loss")]
+    assert losses and all(map(math.isfinite, losses)), metrics
+    assert len(pd.read_csv(tmp_path / "run" / "test" / "images.csv")) == 1
 
 
 def predictor_of(experiment, folder, *extra):
