@@ -78,7 +78,8 @@ class GAN(MultiTaskIm2Im):
         """None of its own; this is where Lightning asks before it refuses the trainer's settings in its own words.
 
         Raises:
-            ConfigError: trainer.gradient_clip_val or trainer.accumulate_grad_batches is set.
+            ConfigError: trainer.gradient_clip_val, trainer.accumulate_grad_batches or a checkpoint's
+                train_time_interval is set.
         """
         if self.trainer.gradient_clip_val:
             raise ConfigError(
@@ -89,6 +90,12 @@ class GAN(MultiTaskIm2Im):
             raise ConfigError(
                 "trainer.accumulate_grad_batches is not possible with the two optimizers of a GAN. "
                 "Set data.batch_size instead."
+            )
+        checkpoints = self.trainer.checkpoint_callbacks
+        if any(getattr(each, "_train_time_interval", None) is not None for each in checkpoints):
+            raise ConfigError(
+                "callbacks: with the two optimizers of a GAN, Lightning writes no checkpoint by train_time_interval. "
+                "Set every_n_train_steps instead, e.g. callbacks.last.every_n_train_steps=500."
             )
         return []
 

@@ -3,6 +3,7 @@
 import pytest
 from lightning import Callback
 
+from cyto_dl.errors import ConfigError
 from tests.test_train import assert_same_weights, run, weights
 
 
@@ -27,3 +28,15 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_bit_for_bit(manifest_fo
     run(folder, tmp_path / "stopped", *extra, experiment="im2im/gan")
     run(folder, tmp_path / "whole", *extra, experiment="im2im/gan")
     assert_same_weights(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
+
+
+def test_checkpoints_by_time_which_lightning_would_never_write_are_refused(manifest_folder, tmp_path):
+    half_an_hour = "+callbacks.last.train_time_interval={_target_: datetime.timedelta, minutes: 30}"
+    with pytest.raises(ConfigError, match=r"train_time_interval.*every_n_train_steps"):
+        run(
+            manifest_folder(),
+            tmp_path / "run",
+            "callbacks.last.every_n_epochs=null",
+            half_an_hour,
+            experiment="im2im/gan",
+        )
