@@ -88,7 +88,7 @@ class SaveOnSigterm(lightning.Callback):
     batch and would wait for each other.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | Path) -> None:
         """Make the callback.
 
         Args:
