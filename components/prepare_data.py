@@ -12,6 +12,8 @@ def prepare_data(
     target_cols: list[str],
     spatial_dims: int,
     num_channels: int,
+    source_channel: list[int],
+    target_channel: list[int],
     split_column: str,
     group_column: str,
     fractions: list[float],
@@ -28,7 +30,10 @@ def prepare_data(
         source_col: Column that holds the images which the model sees.
         target_cols: Columns that hold what the model learns to predict; none where a training makes its own.
         spatial_dims: 2 for planes, 3 for volumes.
-        num_channels: Channels of a source image; 0 accepts any number, if all images have the same.
+        num_channels: Channels of a source image, of those that are read; 0 accepts any number, if all images have the
+            same.
+        source_channel: Channels of the source that are read, counted from 0, in this order; [] for all.
+        target_channel: Channels of every target that are read; [] for all.
         split_column: Column that says train, valid, test or predict; made where it does not exist.
         group_column: Rows that share a value in this column stay in one split, e.g. a donor or a plate; "" for none.
         fractions: Shares of train, valid and test where splits are made.
@@ -46,6 +51,8 @@ def prepare_data(
         target_cols=target_cols,
         spatial_dims=spatial_dims,
         num_channels=num_channels,
+        source_channel=source_channel,
+        target_channel=target_channel,
         split_column=split_column,
         group_column=group_column,
         fractions=fractions,

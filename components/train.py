@@ -14,6 +14,8 @@ def train(
     target_cols: list[str],
     spatial_dims: int,
     num_channels: int,
+    source_channel: list[int],
+    target_channel: list[int],
     model: Output[Model],
     metrics: Output[Metrics],
 ) -> None:
@@ -28,7 +30,9 @@ def train(
         source_col: Column that holds the images which the model sees.
         target_cols: Columns that hold what the model learns to predict.
         spatial_dims: 2 for planes, 3 for volumes.
-        num_channels: Channels of a source image; 0 leaves what the experiment says.
+        num_channels: Channels of a source image, of those that are read; 0 leaves what the experiment says.
+        source_channel: Channels of the source that are read, counted from 0, in this order; [] leaves it.
+        target_channel: Channels of every target that are read; [] leaves it.
 
     Returns:
         model: The run's folder: checkpoints, resolved configuration, previews.
@@ -46,6 +50,8 @@ def train(
         target_cols=target_cols,
         spatial_dims=spatial_dims,
         num_channels=num_channels,
+        source_channel=source_channel,
+        target_channel=target_channel,
     )
     for name, value in values.items():
         metrics.log_metric(name, value)

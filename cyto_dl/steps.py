@@ -33,6 +33,8 @@ def prepare_step(
     target_cols: Sequence[str],
     spatial_dims: int,
     num_channels: int = 0,
+    source_channel: Sequence[int] = (),
+    target_channel: Sequence[int] = (),
     split_column: str = "split",
     group_column: str = "",
     fractions: Sequence[float] = (0.7, 0.15, 0.15),
@@ -40,8 +42,8 @@ def prepare_step(
 ) -> dict[str, Any]:
     """Check, split and measure a manifest of images; see `cyto_dl.data.prepare.prepare_data`.
 
-    An orchestrator's parameters have no null: 0 channels means any number, an empty group column means none, and no
-    target columns mean that the training makes its own targets.
+    An orchestrator's parameters have no null: 0 channels means any number, an empty selection means all channels, an
+    empty group column means none, and no target columns mean that the training makes its own targets.
 
     Returns:
         The data's fingerprint, as written to fingerprint.json.
@@ -56,6 +58,8 @@ def prepare_step(
         target_cols=list(target_cols),
         spatial_dims=int(spatial_dims),
         num_channels=int(num_channels) or None,
+        source_channel=_whole_numbers(source_channel) or None,
+        target_channel=_whole_numbers(target_channel) or None,
         split_column=split_column,
         group_column=group_column or None,
         fractions=(train, valid, test),
@@ -74,6 +78,8 @@ def train_step(
     target_cols: Sequence[str],
     spatial_dims: int,
     num_channels: int = 0,
+    source_channel: Sequence[int] = (),
+    target_channel: Sequence[int] = (),
 ) -> dict[str, float]:
     """Train an experiment on prepared data; `overrides` win over everything that the other arguments say.
 
@@ -91,6 +97,8 @@ def train_step(
             names them itself, or in overrides: ["data.columns.seg=nuclei"]; so does one that makes its own.
         spatial_dims: 2 or 3.
         num_channels: Sets the experiment's `raw_im_channels`; 0 leaves it.
+        source_channel: Sets the experiment's `source_channel`; empty leaves it.
+        target_channel: Sets the experiment's `target_channel`; empty leaves it.
     """
     _quiet_libraries()
     from cyto_dl.eval import write_metrics
@@ -102,6 +110,8 @@ def train_step(
         described.append(f"target_col={_quoted(target_cols[0])}")
     if num_channels:
         described.append(f"raw_im_channels={int(num_channels)}")
+    selected = {"source_channel": source_channel, "target_channel": target_channel}
+    described += [f"{name}={_whole_numbers(channels)}" for name, channels in selected.items() if channels]
     if os.environ.get("MLFLOW_TRACKING_URI"):
         described.append("logger=many_loggers")
     manifest = str(Path(dataset_dir) / MANIFEST)
@@ -165,6 +175,11 @@ def _three_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
         )
     train, valid, test = (float(fraction) for fraction in fractions)
     return train, valid, test
+
+
+def _whole_numbers(channels: Sequence[float]) -> list[int]:
+    """The channels as whole numbers: an orchestrator's lists may hold 1.0 for 1."""
+    return [int(channel) for channel in channels]
 
 
 def _quoted(value: str) -> str:

@@ -23,6 +23,8 @@ def training(
     overrides: list[str] = [],
     spatial_dims: int = 2,
     num_channels: int = 1,
+    source_channel: list[int] = [],
+    target_channel: list[int] = [],
     split_column: str = "split",
     group_column: str = "",
     fractions: list[float] = [0.7, 0.15, 0.15],
@@ -39,7 +41,10 @@ def training(
         experiment: Name of an experiment, e.g. im2im/segmentation, im2im/labelfree, im2im/multitask.
         overrides: Changes to the experiment in hydra's syntax, e.g. ["trainer=gpu", "trainer.max_epochs=50"].
         spatial_dims: 2 for planes, 3 for volumes.
-        num_channels: Channels of a source image; 0 accepts what the images have and leaves what the experiment says.
+        num_channels: Channels of a source image, of those that are read; 0 accepts what the images have and leaves what
+            the experiment says.
+        source_channel: Channels of the source that are read, counted from 0, in this order; [] for all.
+        target_channel: Channels of every target that are read, where the experiment has a target_channel; [] for all.
         split_column: Column that says train, valid, test or predict; made where it does not exist.
         group_column: Rows that share a value in this column stay in one split, e.g. a donor or a plate; "" for none.
         fractions: Shares of train, valid and test where splits are made.
@@ -52,6 +57,8 @@ def training(
         target_cols=target_cols,
         spatial_dims=spatial_dims,
         num_channels=num_channels,
+        source_channel=source_channel,
+        target_channel=target_channel,
         split_column=split_column,
         group_column=group_column,
         fractions=fractions,
@@ -69,6 +76,8 @@ def training(
         target_cols=target_cols,
         spatial_dims=spatial_dims,
         num_channels=num_channels,
+        source_channel=source_channel,
+        target_channel=target_channel,
     ).set_display_name("Train")
     resources.try_again(resources.large(trained), times=2)
 

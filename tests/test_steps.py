@@ -47,6 +47,12 @@ def test_training_sees_the_prepared_manifest_and_the_pipelines_parameters(traine
     assert (config["spatial_dims"], config["raw_im_channels"]) == (3, 2)
 
 
+def test_training_reads_the_channels_that_were_prepared(trained):
+    config, _ = trained(source_channel=[2.0, 0.0], target_channel=[1], num_channels=2)  # KFP's numbers may be floats
+    source, target = config["data"]["transforms"]["load"][:2]
+    assert (source["channels"], source["num_channels"], target["channels"]) == ([2, 0], 2, [1])
+
+
 def test_overrides_win_over_the_pipelines_parameters(trained):
     config, _ = trained(num_channels=4, overrides=["raw_im_channels=1", "source_channel=2", "trainer.max_epochs=3"])
     assert (config["raw_im_channels"], config["source_channel"], config["trainer"]["max_epochs"]) == (1, 2, 3)

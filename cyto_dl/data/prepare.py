@@ -42,6 +42,8 @@ def prepare_data(
     target_cols: Sequence[str],
     spatial_dims: int = 2,
     num_channels: int | None = None,
+    source_channel: Sequence[int] | None = None,
+    target_channel: Sequence[int] | None = None,
     split_column: str = "split",
     group_column: str | None = None,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
@@ -55,7 +57,9 @@ def prepare_data(
         source_col: The column of the images.
         target_cols: The columns of the targets.
         spatial_dims: 2 or 3. With 3, targets may be 2-D projections.
-        num_channels: How many channels the source has; None for any number, equal in all images.
+        num_channels: How many channels of the source are read; None for any number, equal in all images.
+        source_channel: Which channels of the source are read, counted from 0, in which order; None for all.
+        target_channel: Which channels of every target; None for all.
         split_column: The column of the splits, if the manifest is one file. Without it, splits are made.
         group_column: Rows of equal value here stay in one split, e.g. the fields of view of one well.
         fractions: The shares of train, valid and test among the groups, for splits that are made.
@@ -83,8 +87,10 @@ def prepare_data(
     folder = manifest_folder(manifest)
     rows, wrong = check_tables(tables, columns, split_column=SPLIT, source_key=source_col, folder=folder)
     problems += wrong + (_check_groups(tables, group_column) if group_column else [])
-    reads: dict[str, Read] = {source_col: {"spatial_dims": spatial_dims, "num_channels": num_channels}}
-    reads |= {column: {"spatial_dims": _target_dims(rows, column, spatial_dims)} for column in target_cols}
+    source = {"spatial_dims": spatial_dims, "channels": source_channel, "num_channels": num_channels}
+    reads: dict[str, Read] = {source_col: source}
+    for column in target_cols:
+        reads[column] = {"spatial_dims": _target_dims(rows, column, spatial_dims), "channels": target_channel}
     described, unreadable = describe_rows([row for found in rows.values() for row in found], reads)
     problems += unreadable + check_channels(described) + check_dtypes(described, source_col)
     problems += check_sizes(described, source_col) + _check_copies(rows, source_col) + _check_present(rows, wrong)

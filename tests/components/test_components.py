@@ -110,6 +110,8 @@ def test_prepare_data_passes_every_argument_on(step, artifact):
         "target_cols": ["nuclei"],
         "spatial_dims": 3,
         "num_channels": 0,
+        "source_channel": [2],
+        "target_channel": [],
         "split_column": "split",
         "group_column": "donor",
         "fractions": [0.8, 0.1, 0.1],
@@ -131,6 +133,8 @@ def test_train_logs_what_the_training_returns(step, artifact):
         "target_cols": ["nuclei"],
         "spatial_dims": 2,
         "num_channels": 1,
+        "source_channel": [],
+        "target_channel": [1],
     }
     train.python_func(dataset=dataset, model=model, metrics=metrics, **settings)
     assert metrics.metadata == {"valid/seg/dice": 0.9, "train/loss": 0.1}

@@ -52,6 +52,23 @@ def test_splits_are_made_and_the_result_can_be_trained_on_from_anywhere(table, t
     assert list(pd.read_csv(written)["well"]) == ["W0", "W0", "W1", "W1", "W2", "W2"]  # other columns are kept
 
 
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_channels_may_be_chosen_out_of_one_file_for_source_and_target(tmp_path, spatial_dims):
+    for number in range(6):
+        image = np.full((3, *[8] * spatial_dims), number, np.uint8) + np.arange(0, 300, 100, dtype=np.uint8).reshape(
+            3, *[1] * spatial_dims
+        )
+        write_image(tmp_path / f"{number}.ome.tif", image)
+    table = pd.DataFrame({"raw": [f"{number}.ome.tif" for number in range(6)]}).assign(seg=lambda rows: rows["raw"])
+    chosen = {"spatial_dims": spatial_dims, "source_channel": [2], "target_channel": [1, 0], "num_channels": 1}
+    columns = prepare(table, tmp_path, **chosen)["columns"]
+    assert (columns["raw"]["num_channels"], columns["seg"]["num_channels"]) == ([1], [2])
+    assert (columns["raw"]["intensity"]["mean"], columns["seg"]["intensity"]["mean"]) == (202.5, 52.5)
+
+    with pytest.raises(ManifestError, match="channel 3"):
+        prepare(table, tmp_path, **chosen | {"source_channel": [3]})
+
+
 def test_made_splits_keep_groups_together_and_depend_on_the_seed_alone(table, tmp_path):
     prepare(table(), tmp_path, group_column="well")
     first = pd.read_csv(tmp_path / "out" / "manifest.csv")
