@@ -1,6 +1,7 @@
 """Means, pooled values and their intervals are those of the images' values and counts."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -55,6 +56,17 @@ def test_the_pooled_interval_covers_what_theory_says():
     theory = 2 * 1.96 * math.sqrt(0.8 * 0.2 / 50 / 300)
     assert high - low == pytest.approx(theory, rel=0.1)  # 300 images and 2000 resamples scatter it by a few per cent
     assert low < num_found.sum() / 15000 < high
+
+
+def test_the_interval_of_many_images_takes_memory_for_some_resamplings_at_a_time():
+    values = np.random.default_rng(0).random(5000)
+    tracemalloc.start()
+    interval = bootstrap_interval(values)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40e6  # bytes: the 2000 x 5000 counts in one each, and two blocks of 8 MiB; as doubles they were 80 MB
+    drawn = np.random.default_rng(0).multinomial(5000, np.full(5000, 1 / 5000), 2000)
+    assert interval == pytest.approx(np.quantile(drawn @ values / 5000, [0.025, 0.975]), rel=1e-12)  # rounding
 
 
 def test_large_images_weigh_more_in_the_pooled_value_than_in_the_mean():
