@@ -22,7 +22,7 @@ from cyto_dl.inference.views import AUGMENTATIONS, Network, averaged_over_views
 BLENDS = ("gaussian", "constant")
 WHOLE_IMAGE_MULTIPLE_PX = 32  # U-Nets halve an image at most five times
 GAUSSIAN_SIGMA = 0.125  # of the window's side, as in nnU-Net and MONAI
-LARGEST_SCALE = 8  # a head that gives e.g. 92 px for 96 (no padding) would otherwise pass for the scale 23/24
+LARGEST_TERM = 8  # of a fraction: a head that gives 92 px for 96 (no padding) would otherwise pass for the scale 23/24
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class SlidingWindow:
 
         Args:
             source_BCZYX: Images of one size; an image smaller than the window is reflected at its borders.
-            network: From windows to {head: logits}. A head may have other channels, another scale (whole or
-                fractional, up to 8), or drop Z; then one window must cover the whole of Z.
+            network: From windows to {head: logits}. A head may have other channels, another scale (a whole
+                number, or a fraction of numbers up to 8), or drop Z; then one window must cover the whole of Z.
 
         Returns:
             {head: B C (Z) Y X}, each `scale` times as large as the source, rounded up.
@@ -272,7 +272,7 @@ def _scale(name: str, output: Tensor, axes: Sequence[_Axis]) -> tuple[Fraction, 
             f"Set the first number of model.inference.roi_size to {axes[0].size} or more."
         )
     scale = tuple(Fraction(side, axis.roi) for side, axis in zip(output.shape[2:], kept, strict=True))
-    if any(max(factor.numerator, factor.denominator) > LARGEST_SCALE for factor in scale):
+    if any(factor.denominator > 1 and max(factor.as_integer_ratio()) > LARGEST_TERM for factor in scale):
         raise ConfigError(
             f"model.task_heads.{name}: the head gives {tuple(output.shape[2:])} px for a window of {roi} px, which is "
             f"no simple scale (such as 1, 2 or 1/2). Use convolutions that keep the size (padding), "

@@ -81,6 +81,16 @@ def test_an_upsampling_head_gives_a_larger_image(shape):
     assert torch.allclose(outputs["seg"], source, atol=EXACT)
 
 
+@pytest.mark.parametrize("shape", [(11, 9), (3, 9, 10)])
+@pytest.mark.parametrize("scale", [9, 16])
+def test_a_head_may_upsample_by_any_whole_number(shape, scale):
+    source = image(*shape)
+    output = SlidingWindow([8] * len(shape))(
+        source, lambda windows: {"fine": functional.interpolate(windows, scale_factor=float(scale))}
+    )["fine"]
+    assert torch.allclose(output, functional.interpolate(source, scale_factor=float(scale)), atol=EXACT)
+
+
 @pytest.mark.parametrize("shape", [(30, 41), (7, 20, 23), (3, 5), (8, 8, 8), (9, 64)])
 def test_a_head_that_halves_an_image_is_aligned_with_its_pixels(shape):
     source = image(*shape)
