@@ -128,6 +128,8 @@ def instances(
     if len(values) != 2:
         raise ConfigError(f"postprocessing instances needs the 2 channels of an InstanceHead, not {len(values)}.")
     levels = list(seed) if isinstance(seed, Sequence) and not isinstance(seed, str) else [seed]
+    if not levels:
+        raise ConfigError("postprocessing instances: seed is empty; give one number or more, each between 0 and 1.")
     for name, probability in [("foreground", foreground), *(("seed", level) for level in levels)]:
         if not _is_number(probability) or not 0 < probability < 1:
             raise ConfigError(f"postprocessing instances: {name} is {probability!r}; it must lie between 0 and 1.")
@@ -143,16 +145,19 @@ def denormalize(image: Pixels, *, mean: float | None, std: float | None, dtype: 
 
     Args:
         image: C (Z) Y X, normalised by (value - mean) / std.
-        mean: The mean that normalisation subtracted. None: each image's own, which a prediction cannot know; it stays.
-        std: The standard deviation that normalisation divided by; None like mean.
+        mean: The mean that normalisation subtracted. None, and std None too: each image's own, which a prediction
+            cannot know; it stays in standard deviations.
+        std: The standard deviation that normalisation divided by.
         dtype: "float32", or "uint8" / "uint16", which round and clip to what they hold.
 
     Raises:
-        ConfigError: Another dtype was asked for.
+        ConfigError: Another dtype was asked for, or one of mean and std without the other.
     """
+    if (mean is None) != (std is None):
+        raise ConfigError(f"postprocessing denormalize: mean is {mean} and std is {std}; give both, or neither.")
     if dtype not in DTYPES:
         raise ConfigError(f"postprocessing denormalize: dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
-    values = _float(image) * (1 if std is None else std) + (0 if mean is None else mean)
+    values = _float(image).clone() if mean is None or std is None else _float(image) * std + mean
     if dtype == "float32":
         return values
     limits = torch.iinfo(DTYPES[dtype])

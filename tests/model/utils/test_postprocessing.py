@@ -151,6 +151,12 @@ def test_an_image_that_was_normalised_by_its_own_mean_stays_in_standard_deviatio
     assert torch.equal(postprocessing.denormalize(normalised, mean=None, std=None), normalised)
 
 
+@pytest.mark.parametrize(("mean", "std"), [(100, None), (None, 20)])
+def test_a_mean_without_a_standard_deviation_is_refused(mean, std):
+    with pytest.raises(ConfigError, match=f"mean is {mean} and std is {std}; give both, or neither"):
+        postprocessing.denormalize(torch.zeros(1, 2, 2), mean=mean, std=std)
+
+
 def test_a_head_without_postprocessing_is_drawn_by_its_activation():
     assert postprocessing.default_prediction("segmentation", "sigmoid") is postprocessing.sigmoid_rescale
     assert postprocessing.default_prediction("segmentation", "softmax") is postprocessing.argmax
@@ -169,7 +175,15 @@ INSTANCE_LOGITS = np.zeros((2, 4, 4), np.float32)
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"seed": 0}, {"seed": 1}, {"foreground": -0.1}, {"foreground": "half"}, {"min_size": -1}, {"min_seed": None}],
+    [
+        {"seed": 0},
+        {"seed": 1},
+        {"seed": []},
+        {"foreground": -0.1},
+        {"foreground": "half"},
+        {"min_size": -1},
+        {"min_seed": None},
+    ],
     ids=str,
 )
 def test_instances_refuses_a_parameter_out_of_its_range_by_its_name(wrong):
