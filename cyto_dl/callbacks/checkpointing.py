@@ -102,7 +102,7 @@ class SaveOnSigterm(lightning.Callback):
         """Save the state after the last batch."""
         is_after_a_batch = isinstance(exception, SIGTERMException) and trainer.training
         if is_after_a_batch and trainer.world_size == 1:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
 
 
 def _check_plain(value: Any, *, key: str) -> None:
