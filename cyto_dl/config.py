@@ -174,6 +174,7 @@ def check_experiment(config: Mapping[str, Any]) -> None:
         ]
         if name not in config["data"].get("columns", {name: None}):
             problems.append(f"data.columns: no column is named for the head '{name}', e.g. {{{name}: my_column}}")
+    problems += _half_denormalized(model)
     if problems:
         raise ConfigError(f"the experiment is wrong:\n{list_problems(problems)}")
 
@@ -193,6 +194,17 @@ def print_tree(config: Mapping[str, Any]) -> None:
         text = yaml.safe_dump(dict(group), sort_keys=False).strip()
         branch.add(Syntax(text, "yaml", background_color="default", word_wrap=True))  # else long paths are cut off
     rich.print(tree)
+
+
+def _half_denormalized(model: Mapping[str, Any]) -> list[str]:
+    """Heads whose prediction has a mean without a standard deviation: half of the way back to grey values."""
+    drawn = (model.get("postprocessing") or {}).get("prediction") or {}
+    return [
+        f"model.postprocessing.prediction.{name}: mean is {node['mean']} and std is {node['std']}; give both "
+        "(target_mean and target_std, or intensity_offset and intensity_scale), or neither"
+        for name, node in drawn.items()
+        if node and {"mean", "std"} <= set(node) and (node["mean"] is None) != (node["std"] is None)
+    ]
 
 
 def _without_auxiliary(node: Any) -> Any:

@@ -6,7 +6,7 @@ import shlex
 import pytest
 import yaml
 
-from cyto_dl.config import CONFIG_DIR, compose_experiment, experiments, flatten, instantiate
+from cyto_dl.config import CONFIG_DIR, check_experiment, compose_experiment, experiments, flatten, instantiate
 from cyto_dl.errors import ConfigError, ManifestError
 
 
@@ -88,6 +88,21 @@ def test_an_unknown_class_is_a_config_error_that_names_its_key():
     node = {"backbone": {"_target_": "monai.networks.nets.NoSuchNet"}, "_target_": "builtins.dict"}
     with pytest.raises(ConfigError, match=r"NoSuchNet.*\(at model\.backbone\)"):
         instantiate(node, "model")
+
+
+@pytest.mark.parametrize("name", ["labelfree", "labelfree_projection", "labelfree_stains", "gan"])
+def test_a_mean_of_the_target_without_its_standard_deviation_is_refused(tmp_path, name):
+    experiment = [f"experiment=im2im/{name}", "data.path=my_images.csv"]
+    check_experiment(compose(tmp_path, *experiment))
+    check_experiment(compose(tmp_path, *experiment, "target_mean=300", "target_std=80"))
+    for given, says in {
+        "target_mean=300": "mean is 300 and std is None",
+        "target_std=80": "mean is None and std is 80",
+    }.items():
+        with pytest.raises(
+            ConfigError, match=rf"model\.postprocessing\.prediction\..*: {says}; give both \(target_mean"
+        ):
+            check_experiment(compose(tmp_path, *experiment, given))
 
 
 def raise_manifest_error():
