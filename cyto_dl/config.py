@@ -88,6 +88,29 @@ def compose_experiment(
         raise _config_error(error) from error
 
 
+def given_below(config: Mapping[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
+    """What the command line itself says about keys, e.g. {"model.inference.augment": "flips"}; for a task of `launch`.
+
+    Args:
+        config: The plain configuration of the task.
+        prefixes: What the keys begin with, e.g. ("model.inference.",).
+
+    Raises:
+        ConfigError: Such a key is deleted (`~key`).
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    given = {}
+    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
+        if not f"{override.key_or_group}.".startswith(prefixes):
+            continue
+        if override.is_delete():
+            raise ConfigError(f"{override.input_line}: a key cannot be deleted here. Give it another value, as null.")
+        given |= {key: _at(config, key) for key in flatten({override.key_or_group: override.value()})}
+    return given
+
+
 def plain(config: Any) -> dict[str, Any]:
     """The configuration as plain dicts and lists: interpolations resolved, every `_aux` removed.
 
@@ -194,6 +217,13 @@ def print_tree(config: Mapping[str, Any]) -> None:
         text = yaml.safe_dump(dict(group), sort_keys=False).strip()
         branch.add(Syntax(text, "yaml", background_color="default", word_wrap=True))  # else long paths are cut off
     rich.print(tree)
+
+
+def _at(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value
 
 
 def _half_denormalized(model: Mapping[str, Any]) -> list[str]:

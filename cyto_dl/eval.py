@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from cyto_dl.config import check_experiment, launch, print_tree
+from cyto_dl.config import check_experiment, given_below, launch, print_tree
 from cyto_dl.errors import ManifestError
 from cyto_dl.storage import atomic_path
 
@@ -33,6 +33,7 @@ def evaluate_checkpoint(
     output_dir: str | Path,
     split: str = "test",
     config: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     manifest: "str | PathLike[str] | InMemory | None" = None,
 ) -> dict[str, float]:
     """Measure a checkpoint on one split, exactly as its bundle would be served.
@@ -40,11 +41,13 @@ def evaluate_checkpoint(
     Metrics and report also go to the MLflow run of the training, if it had one.
 
     Args:
-        checkpoint: A .ckpt, or the folder of a run (its best checkpoint).
+        checkpoint: A .ckpt, or the folder of a run (its best checkpoint); with `config`, also a bundle.
         output_dir: Receives metrics.json, intervals.json (their 95 % intervals: [low, high] by the same names),
             images.csv (one row an image) and report.html.
         split: "test", or another split of the manifest.
         config: The resolved experiment, whose code is trusted; default: the one in the checkpoint.
+        settings: What is chosen after training, by configuration key, e.g. {"model.inference.augment": "flips"}. A
+            bundle keeps its own whatever `config` says, but not against these.
         manifest: A table of images, or rows in memory. Default: the experiment's own (data.path).
 
     Returns:
@@ -58,7 +61,9 @@ def evaluate_checkpoint(
     from cyto_dl.evaluation import evaluate, write_report
     from cyto_dl.tracking import log_evaluation
 
-    predictor, _, experiment = predictor_from_checkpoint(checkpoint, config=config, device=_device(config))
+    predictor, _, experiment = predictor_from_checkpoint(
+        checkpoint, config=config, settings=settings, device=_device(config)
+    )
     images = experiment["data"]["path"] if manifest is None else manifest
     evaluation = evaluate(predictor, experiment, manifest=images, split=split)
     folder = Path(output_dir)
@@ -83,13 +88,19 @@ def write_metrics(metrics: Mapping[str, float], path: str | Path) -> dict[str, f
 
 
 def predict_checkpoint(
-    checkpoint: str | Path, *, config: Mapping[str, Any], split: str, output_dir: str | Path
+    checkpoint: str | Path,
+    *,
+    config: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    split: str,
+    output_dir: str | Path,
 ) -> None:
     """Predict the images of one split: one image a head and row, and predictions.csv.
 
     Args:
-        checkpoint: A .ckpt, or the folder of a run (its best checkpoint).
+        checkpoint: A .ckpt, or the folder of a run (its best checkpoint), or a bundle.
         config: The resolved experiment: where the images are.
+        settings: As for `evaluate_checkpoint`.
         split: "predict", or another split of the manifest.
         output_dir: Receives the images and the table.
 
@@ -107,7 +118,7 @@ def predict_checkpoint(
         raise ManifestError(
             f"{data['path']} has no image of the split '{split}'; it has {', '.join(rows)}. Choose one: split=..."
         )
-    predictor, _, _ = predictor_from_checkpoint(checkpoint, config=config, device=_device(config))
+    predictor, _, _ = predictor_from_checkpoint(checkpoint, config=config, settings=settings, device=_device(config))
     check_all_predicted(predict_images(predictor, [row[key] for row in rows[split]], output_dir))
 
 
@@ -123,18 +134,19 @@ def main() -> None:
     """Entry point of `python cyto_dl/eval.py` and `cyto-dl eval`."""
 
     def task(config: dict[str, Any]) -> None:
+        from cyto_dl.bundle.checkpoint import CHOSEN_AFTER_TRAINING
+
         check_experiment(config)
         if config["extras"]["print_config"]:
             print_tree(config)
+        checkpoint, split = config["ckpt_path"], config["split"] or ("test" if config["test"] else "predict")
         output_dir = config["paths"]["output_dir"]
+        chosen: dict[str, Any] = {"config": config, "settings": given_below(config, CHOSEN_AFTER_TRAINING)}
         if config["test"]:
-            split = config["split"] or "test"
-            metrics = evaluate_checkpoint(config["ckpt_path"], config=config, split=split, output_dir=output_dir)
-            for name, value in metrics.items():
+            for name, value in evaluate_checkpoint(checkpoint, split=split, output_dir=output_dir, **chosen).items():
                 logger.info("%s %.4f", name, value)
         else:
-            split = config["split"] or "predict"
-            predict_checkpoint(config["ckpt_path"], config=config, split=split, output_dir=output_dir)
+            predict_checkpoint(checkpoint, split=split, output_dir=output_dir, **chosen)
             logger.info("predictions in %s", output_dir)
 
     launch(task, "eval.yaml")

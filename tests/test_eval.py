@@ -1,10 +1,15 @@
 """What an evaluation leaves behind for programs."""
 
 import json
+import logging
+import sys
 
 import pytest
+import yaml
 
-from cyto_dl.eval import evaluate_checkpoint
+from cyto_dl.bundle import export, export_bundle
+from cyto_dl.eval import evaluate_checkpoint, main
+from tests.bundle.tiny import checkpoint_of, experiment, write_images
 from tests.test_train import run
 
 
@@ -20,3 +25,41 @@ def test_the_intervals_are_written_by_the_names_of_the_metrics_and_there_are_non
     assert written == metrics
     assert set(intervals) == (set(metrics) if num_images > 1 else set())
     assert all(low <= metrics[name] <= high for name, (low, high) in intervals.items())
+
+
+@pytest.fixture
+def evaluate_bundle(tmp_path, monkeypatch):
+    """Runs `cyto-dl eval` on a bundle with overrides; returns the configuration in its report."""
+    root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], logging.getLogger().level
+    monkeypatch.setattr(export, "export_onnx", lambda *_: {"error": "left out by a test"})
+    config = experiment(write_images(tmp_path))
+    checkpoint_of(config, tmp_path / "run/checkpoints/best.ckpt")
+    bundle = export_bundle(tmp_path / "run", tmp_path / "bundle", settings={"model.inference.overlap": 0.5})
+    (tmp_path / "configs/experiment").mkdir(parents=True)
+    written = yaml.safe_dump({key: config[key] for key in ("data", "model", "raw_im_channels")})
+    (tmp_path / "configs/experiment/tiny.yaml").write_text(f"# @package _global_\n{written}")
+
+    def evaluate(*overrides):
+        given = [f"ckpt_path={bundle}", f"hydra.run.dir={tmp_path / 'eval'}", "trainer=cpu", *overrides]
+        monkeypatch.setattr(
+            sys, "argv", ["eval.py", "--config-dir", str(tmp_path / "configs"), "experiment=tiny", *given]
+        )
+        main()
+        return (tmp_path / "eval/report.html").read_text()
+
+    yield evaluate
+    root.handlers[:], root.level = handlers, level  # hydra sets them up anew
+
+
+def test_what_the_command_line_says_of_inference_wins_over_the_bundle_and_nothing_else_does(evaluate_bundle):
+    report = evaluate_bundle()
+    assert "overlap: 0.5" in report and "roi_size" in report
+    report = evaluate_bundle("+model.inference.augment=flips", "model.inference={roi_size:[24,24]}")
+    assert "overlap: 0.5" in report and "augment: flips" in report and "- 24" in report
+
+
+def test_a_setting_that_is_deleted_on_the_command_line_is_refused(evaluate_bundle, capsys):
+    with pytest.raises(SystemExit) as end:
+        evaluate_bundle("~model.inference.roi_size")
+    assert end.value.code == 2
+    assert "~model.inference.roi_size: a key cannot be deleted here" in capsys.readouterr().err

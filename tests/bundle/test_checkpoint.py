@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from cyto_dl.bundle import export, export_bundle
 from cyto_dl.bundle.checkpoint import find_checkpoint, predictor_from_checkpoint
-from cyto_dl.errors import BundleError
-from tests.bundle.tiny import SHAPE, checkpoint_of, experiment, predictor_of
+from cyto_dl.config import flatten
+from cyto_dl.errors import BundleError, ConfigError
+from tests.bundle.tiny import POSTPROCESSING, SHAPE, checkpoint_of, experiment, predictor_of, write_images
 
 
 @pytest.fixture
@@ -77,3 +79,65 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
 def test_a_folder_without_a_checkpoint_is_named(tmp_path):
     with pytest.raises(BundleError, match="neither a checkpoint nor the folder of a run"):
         predictor_from_checkpoint(tmp_path)
+
+
+@pytest.fixture(params=[2, 3], ids=["2d", "3d"])
+def run(request, tmp_path, monkeypatch):
+    """A run whose head `seg` has a threshold, its experiment, its bundle and an image."""
+    monkeypatch.setattr(export, "export_onnx", lambda *_: {"error": "left out by a test"})
+    config = experiment(write_images(tmp_path, request.param), request.param)
+    config["model"]["postprocessing"]["prediction"]["seg"] = {
+        "_target_": f"{POSTPROCESSING}.sigmoid_threshold",
+        "_partial_": True,
+        "threshold": 0.5,
+    }
+    checkpoint_of(config, tmp_path / "run/checkpoints/best.ckpt")
+    image = np.random.default_rng(0).integers(0, 999, (1, *SHAPE[request.param])).astype(np.uint16)
+    return tmp_path / "run", config, export_bundle(tmp_path / "run", tmp_path / "bundle"), image
+
+
+SETTINGS = {"model.inference.augment": "flips", "model.postprocessing.prediction.seg.threshold": 0.6}
+
+
+def test_a_bundle_predicts_with_its_own_settings_and_the_log_says_where_the_experiment_differs(run, caplog):
+    _, config, bundle, image = run
+    plain, _, same = predictor_from_checkpoint(bundle, config=config)
+    assert flatten(same).items() >= flatten(config).items()
+    assert "as it was exported" not in caplog.text
+    config["model"]["inference"]["augment"] = "flips"
+    with caplog.at_level("INFO"):
+        predictor, document, experiment_of = predictor_from_checkpoint(bundle, config=config)
+    assert "model.inference.augment None (experiment: flips)" in caplog.text
+    assert predictor.window == plain.window
+    assert predictor.predict(image)["seg"].tobytes() == plain.predict(image)["seg"].tobytes()
+    assert experiment_of["model"]["inference"] == document["inference"]  # a report shows what was measured
+
+
+def test_settings_that_are_asked_for_win_over_those_of_a_bundle(run):
+    folder, config, bundle, image = run
+    expected, _, _ = predictor_from_checkpoint(folder, config=config, settings=SETTINGS)
+    predictor, document, experiment_of = predictor_from_checkpoint(bundle, config=config, settings=SETTINGS)
+    for head, array in predictor.predict(image).items():
+        np.testing.assert_array_equal(array, expected.predict(image)[head])
+    assert (predictor.predict(image)["seg"] != predictor_of(config).predict(image)["seg"]).any()
+    assert document["inference"]["augment"] == predictor.metadata["inference"]["augment"] == "flips"
+    assert document["postprocess"]["seg"]["threshold"] == 0.6
+    assert flatten(experiment_of).items() >= SETTINGS.items()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"model.inference.augmentation": "flips"}, "unknown, choose one of roi_size, overlap"),
+        ({"model.inference.augment": "twice"}, "choose null or one of flips"),
+        ({"model.postprocessing.prediction.nuclei.threshold": 0.6}, "there is no .*prediction.nuclei"),
+        ({"model.postprocessing.prediction.seg._target_": f"{POSTPROCESSING}.sigmoid"}, "seg: .* cannot be exchanged"),
+        ({"model.postprocessing.prediction.seg": None}, "seg: .* cannot be exchanged"),
+        ({"model.backbone.out_channels": 8}, "cannot be changed after training"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_a_bundle_cannot_take_is_refused(run, settings, says):
+    _, config, bundle, _ = run
+    with pytest.raises(ConfigError, match=says):
+        predictor_from_checkpoint(bundle, config=config, settings=settings)
