@@ -101,7 +101,7 @@ def given_below(config: Mapping[str, Any], prefixes: tuple[str, ...]) -> dict[st
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    given = {}
+    given: dict[str, Any] = {}
     for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
         if not f"{override.key_or_group}.".startswith(prefixes):
             continue
