@@ -128,7 +128,7 @@ def test_every_configuration_begins_with_a_sentence(path):
 
 def test_no_configuration_computes():
     resolvers = {found for path in CONFIGS for found in re.findall(r"\$\{([a-z_.]+):", path.read_text())}
-    assert resolvers <= {"oc.env", "oc.select", "hydra", "now"}
+    assert resolvers <= {"oc.env", "oc.select", "oc.dict.keys", "hydra", "now"}
 
 
 def pinned() -> dict[str, str]:
