@@ -5,7 +5,7 @@ manifest -> rows per split -> CachedDataset (load, preprocess) -> PatchDataset (
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -156,8 +156,12 @@ class DataframeDatamodule(LightningDataModule):
     @property
     def made_in_validation(self) -> frozenset[str]:
         """The targets that validation makes of its sources too, such as the hidden pixels of `BlindSpotd`."""
-        augment = self._stages_of("valid").augment
-        return frozenset(transform.target_key for transform in augment if hasattr(transform, "target_key"))
+        return self._made_in("valid")
+
+    def may_have(self, split: str, targets: Collection[str]) -> bool:
+        """Whether the manifest says that an image of a split has all of these targets, or transforms make them."""
+        listed = (set(targets) & set(self.columns)) - self._made_in(split)
+        return any(listed <= row.keys() for row in self.rows.get(split, ()))
 
     def train_dataloader(self) -> ResumableLoader:
         """Random patches, augmented, in an order that depends on the seed and the epoch."""
@@ -206,6 +210,10 @@ class DataframeDatamodule(LightningDataModule):
             target_keys=() if is_seen_once else [key for key in self.columns if key != self.source_key],
             cache_dir=None if is_seen_once else self.cache_dir,
         )
+
+    def _made_in(self, split: str) -> frozenset[str]:
+        augment = self._stages_of(split).augment
+        return frozenset(transform.target_key for transform in augment if hasattr(transform, "target_key"))
 
     def _rows_of(self, split: str) -> list[Row]:
         if split not in self.rows:

@@ -68,6 +68,13 @@ class Adversary:
             if value < 0 or (key == "noise_epochs" and value == 0):
                 raise ConfigError(f"model.adversarial.{key} is {value}; it must be above 0.")
 
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """The names of the values of every verdict."""
+        penalty = ("discriminator/gradient_penalty",) if self.loss == "wasserstein" else ()
+        scores = ("discriminator/real", "discriminator/fake")
+        return ("adversarial/loss", "feature_matching/loss", *scores, *penalty, "discriminator/loss")
+
     def noise_at(self, epoch: float) -> float:
         """Standard deviation of the noise at a time in epochs: 1.5 is the middle of the second."""
         return self.noise_std * max(0.0, 1 - epoch / self.noise_epochs)

@@ -73,6 +73,21 @@ class GAN(MultiTaskIm2Im):
         self.discriminator = discriminator
         self.adversary = Adversary(**_known("adversarial", adversarial, [each.name for each in fields(Adversary)]))
         self.gradient_clip_val = _known("gradient_clip_val", gradient_clip_val, self.roles)
+        self._reported = (*self.adversary.reported, "generator/loss")
+        self._add_means(["train"], self._reported)
+
+    def setup(self, stage: str) -> None:
+        """As of MultiTaskIm2Im, and see that there is something to judge.
+
+        Raises:
+            ConfigError: No training image has all targets that the discriminator judges together.
+        """
+        super().setup(stage)
+        if stage == "fit" and not self._may_have("train", self.judged):
+            raise ConfigError(
+                f"no training image has all of the targets {', '.join(self.judged)}, which model.discriminator judges "
+                "together. Fill in some rows of the manifest, or leave heads out of model.task_heads."
+            )
 
     def configure_callbacks(self) -> list[Any]:
         """None of its own; this is where Lightning asks before it refuses the trainer's settings in its own words.
@@ -104,15 +119,16 @@ class GAN(MultiTaskIm2Im):
         logits = self(batch[self.x_key])
         generator = self._log_losses("train", logits, batch, batch_idx)
         pairs = self._pairs(logits, batch)
-        discriminator = None
+        discriminator, values = None, dict.fromkeys(self._reported, torch.zeros((), device=self.device))
         if len(pairs.real):
             noise_std = self.adversary.noise_at(self.current_epoch + batch_idx / self.trainer.num_training_batches)
             verdict = self.adversary.judge(self.discriminator, pairs, noise_std=noise_std)
             generator, discriminator = generator + verdict.generator, verdict.discriminator
-            for name, value in {**verdict.values, "generator/loss": generator.detach()}.items():
-                self._log_mean("train", name, value, num_images=len(pairs.real))
             self._check_finite("train/discriminator/loss", discriminator, batch, batch_idx)
             self._check_finite("train/generator/loss", generator, batch, batch_idx)
+            values |= {**verdict.values, "generator/loss": generator.detach()}
+        for name, value in values.items():
+            self._log_mean("train", name, value, num_images=len(pairs.real))
         # The gradient goes to the named role alone. The generator steps before the discriminator's backward pass, so
         # that the loss scale of mixed precision, which the first step may change, is the second's from start to end.
         self._step("generator", generator, retain_graph=discriminator is not None)
@@ -128,20 +144,28 @@ class GAN(MultiTaskIm2Im):
                 nn.utils.clip_grad_norm_(self._parameters_of(role), limit)
 
     def on_train_epoch_end(self) -> None:
-        """Step the schedules that count epochs."""
-        self._step_schedulers("epoch", self.current_epoch + 1)
-
-    def on_validation_end(self) -> None:
-        """Step the schedules that watch a metric, which is known now.
+        """Step the schedules that count epochs or watch a metric of training, which is known now.
 
         Raises:
             ConfigError: The model does not report what a schedule watches.
         """
-        if self.trainer.sanity_checking or self.trainer.state.fn != "fit":
-            return
+        self._step_schedulers("epoch", self.current_epoch + 1)
+        self._step_plateaus(of_training=True)
+
+    def on_validation_end(self) -> None:
+        """Step the schedules that watch a metric of validation, which is known now.
+
+        Raises:
+            ConfigError: The model does not report what a schedule watches.
+        """
+        if not self.trainer.sanity_checking and self.trainer.state.fn == "fit":
+            self._step_plateaus(of_training=False)
+
+    def _step_plateaus(self, *, of_training: bool) -> None:
         for role, config in zip(self.roles, self.trainer.lr_scheduler_configs, strict=True):
-            if isinstance(config.scheduler, ReduceLROnPlateau):
-                metrics, monitor = self.trainer.callback_metrics, self._monitors[role]
+            monitor = self._monitors[role]
+            if isinstance(config.scheduler, ReduceLROnPlateau) and monitor.startswith("train/") == of_training:
+                metrics = self.trainer.callback_metrics
                 if monitor not in metrics:
                     raise ConfigError(
                         f"model.lr_scheduler.{role} watches '{monitor}', which the model does not report. "
@@ -191,16 +215,23 @@ class GAN(MultiTaskIm2Im):
         index = self.roles.index(role)
         optimizer = self.trainer.optimizers[index]
         optimizer.zero_grad()
+        if self._nobody_has(loss):
+            return
         if loss is not None:
             with self._without_ddp():
                 self.manual_backward(loss, inputs=parameters, retain_graph=retain_graph)
         self._average_gradients(parameters)
-        if all(parameter.grad is None for parameter in parameters):
-            return
         if role == "generator":
             cast(list[LightningOptimizer], self.optimizers())[index].step()
         else:  # past Lightning's counter: one batch is one global step, as for every other model
             self.trainer.strategy.optimizer_step(optimizer, lambda: None)
+
+    def _nobody_has(self, loss: Tensor | None) -> bool:
+        """Whether no process has the loss; with gradients of zero an optimizer would still decay its weights."""
+        if self.trainer.world_size == 1:
+            return loss is None
+        num_losses = torch.tensor(float(loss is not None), device=self.device)
+        return not self.trainer.strategy.reduce(num_losses, reduce_op="sum")
 
     def _without_ddp(self) -> AbstractContextManager[None]:
         """DDP waits in every backward pass for the gradients of all parameters; here each has those of one role."""

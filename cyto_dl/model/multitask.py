@@ -4,7 +4,7 @@ source -> backbone -> heads -> losses                              training, on 
 source -> sliding window(backbone -> heads) -> losses, metrics     validation and test, on whole images
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,8 @@ Batch = Mapping[str, Any]
 
 # What torch says when an image does not suit a network, as opposed to being out of memory
 SHAPE_ERRORS = ("Sizes of tensors must match", "to have", "must match the size", "Kernel size can't be greater")
+
+SPLITS_OF_STAGE = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",)}
 
 
 class MultiTaskIm2Im(lightning.LightningModule):
@@ -78,11 +80,13 @@ class MultiTaskIm2Im(lightning.LightningModule):
         self.losses = nn.ModuleDict({name: task.loss for name, task in self.tasks.items()})
         self.weighting = build_weighting(loss_weights, self.tasks)
         self.metrics = nn.ModuleDict({name: nn.ModuleDict(task.metrics) for name, task in self.tasks.items()})
-        self.means = nn.ModuleDict({name: MeanMetric() for name in ["loss", *(f"{task}_loss" for task in self.tasks)]})
+        self.means = nn.ModuleDict()
+        self._add_means(("train", "valid", "test"), ["loss", *(f"{name}/loss" for name in self.tasks)])
         self.window = _window(inference)
         self.postprocessing = self._postprocessing(postprocessing or {})
         self._loader_encodes = False
         self._made_in_validation: frozenset[str] = frozenset()
+        self._without_targets: dict[str, frozenset[str]] = {}
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
 
     def forward(self, source_BCZYX: Tensor) -> dict[str, Tensor]:
@@ -99,12 +103,14 @@ class MultiTaskIm2Im(lightning.LightningModule):
             ) from error
 
     def setup(self, stage: str) -> None:
-        """Have the loader's workers encode the targets of training patches, after their augmentation."""
+        """Have the loader's workers encode the targets of training patches, and see which splits have which targets."""
         datamodule = getattr(self.trainer, "datamodule", None)
         self._loader_encodes = hasattr(datamodule, "encoders")
         if datamodule is not None and self._loader_encodes:
             datamodule.encoders = {name: task.encoder for name, task in self.tasks.items() if task.encoder}
         self._made_in_validation = getattr(datamodule, "made_in_validation", frozenset())
+        for split in SPLITS_OF_STAGE.get(stage, ()):
+            self._without_targets[split] = frozenset(name for name in self.tasks if not self._may_have(split, [name]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of the heads' losses on a batch of patches."""
@@ -126,9 +132,12 @@ class MultiTaskIm2Im(lightning.LightningModule):
     def _evaluation_step(self, split: str, batch: Batch, batch_idx: int) -> dict[str, dict[str, Tensor]]:
         logits = self.window(batch[self.x_key], self.forward)
         self._log_losses(split, logits, batch, batch_idx)
+        unmeasured = self._without_targets.get(split, frozenset())
+        if split == "valid":
+            unmeasured |= self._made_in_validation  # hidden pixels alone are known, of which no metric is defined
         for name, task in self.tasks.items():
-            if split == "valid" and name in self._made_in_validation:
-                continue  # hidden pixels alone are known, of which no metric is defined
+            if name in unmeasured:
+                continue
             there = self._images_with(name, batch)
             if len(there):
                 task.update_metrics(logits[name][there], batch[name], draw=self.postprocessing["prediction"][name])
@@ -137,11 +146,14 @@ class MultiTaskIm2Im(lightning.LightningModule):
         return {"prediction": logits}
 
     def _log_losses(self, split: str, logits: Mapping[str, Tensor], batch: Batch, batch_idx: int) -> Tensor:
-        losses, unused = {}, torch.zeros((), device=self.device)
+        zero = torch.zeros((), device=self.device)
+        losses, unused = {}, zero
         for name, task in self.tasks.items():
             there = self._images_with(name, batch)
             if not len(there):  # a gradient of zero: DDP waits for one of every parameter
                 unused = unused + 0 * logits[name].sum()
+                if name not in self._without_targets.get(split, ()):
+                    self._log_mean(split, f"{name}/loss", zero, num_images=0)
                 continue
             target = batch[name]
             if split != "train" or not self._loader_encodes:
@@ -188,28 +200,25 @@ class MultiTaskIm2Im(lightning.LightningModule):
                 f"model.optimizer.{role}.lr, or set {clip}."
             )
 
+    def _may_have(self, split: str, targets: Collection[str]) -> bool:
+        """Whether an image of a split may have all of these targets, as far as the data module knows."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        return not hasattr(datamodule, "may_have") or datamodule.may_have(split, targets)
+
+    def _add_means(self, splits: Sequence[str], names: Sequence[str]) -> None:
+        self.means.update({f"{split}/{name}": MeanMetric() for split in splits for name in names})
+
     def _log_mean(self, split: str, name: str, value: Tensor, *, num_images: int) -> None:
         """Log the mean of a loss over the images of an epoch, on all ranks.
 
-        Outside training the ranks may have different numbers of images, and Lightning's own mean rounds their average
-        to a whole number; torchmetrics' does not.
+        Every rank logs the same names in the same order in every step, with no images where it has none: at the end of
+        an epoch the ranks are averaged name by name in this order. The ranks may have different numbers of images, and
+        Lightning's own mean rounds their average to a whole number; torchmetrics' does not.
         """
-        in_progress_bar = name == "loss"
-        if split == "train":
-            self.log(
-                f"train/{name}",
-                value,
-                on_step=False,
-                on_epoch=True,
-                batch_size=num_images,
-                prog_bar=in_progress_bar,
-                sync_dist=True,
-            )
-            return
-        mean = self.means[name.replace("/", "_")]
+        mean = self.means[f"{split}/{name}"]
         assert isinstance(mean, MeanMetric)
         mean.update(value, num_images)
-        self.log(f"{split}/{name}", mean, on_step=False, on_epoch=True, prog_bar=in_progress_bar)
+        self.log(f"{split}/{name}", mean, on_step=False, on_epoch=True, prog_bar=name == "loss")
 
     def _postprocessing(
         self, chosen: Mapping[str, Mapping[str, Callable[..., Tensor]]]

@@ -47,7 +47,9 @@ def test_the_losses_are_those_of_one_pass_over_real_and_generated_images(spatial
 @pytest.mark.parametrize("loss", ADVERSARIAL_LOSSES)
 def test_each_players_gradient_can_be_taken_from_the_same_pass(spatial_dims, loss):
     critic, seen = LinearCritic(0.5), pairs(spatial_dims)
-    verdict = Adversary(loss=loss).judge(critic, seen)
+    adversary = Adversary(loss=loss)
+    verdict = adversary.judge(critic, seen)
+    assert set(verdict.values) == set(adversary.reported)
     verdict.generator.backward(inputs=[seen.fake], retain_graph=True)
     assert critic.weight.grad is None
     assert (seen.fake.grad < 0).all()  # brighter is more like the real one, and scores higher

@@ -4,6 +4,7 @@ import copy
 import math
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
@@ -11,6 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader
 
+from cyto_dl.data import DataframeDatamodule, ReadImaged
 from cyto_dl.errors import ConfigError, TrainingError
 from cyto_dl.model.losses.adversarial import ADVERSARIAL_LOSSES
 from tests.model.test_multitask import DIMS, PATCH, build, config, sample
@@ -147,31 +149,6 @@ def test_without_weight_the_generator_learns_as_without_a_discriminator():
         assert torch.equal(value, with_discriminator[name]), name
 
 
-def scheduler(name, **settings):
-    partial = {"_target_": f"torch.optim.lr_scheduler.{name}", "_partial_": True}
-    return {**partial, **settings}
-
-
-def test_schedules_step_by_batch_by_epoch_and_by_metric():
-    by_step = {"scheduler": scheduler("StepLR", step_size=1, gamma=0.5), "interval": "step", "frequency": 2}
-    plateau = {
-        "scheduler": scheduler("ReduceLROnPlateau", patience=0, factor=0.1, threshold=1e9),  # never enough
-        "monitor": "valid/stain/loss",
-    }
-    model = build(gan(lr_scheduler={"generator": by_step, "discriminator": plateau}))
-    trainer = fit_gan(model, max_epochs=3, limit_val_batches=1)
-    generator, discriminator = (optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers)
-    assert generator == pytest.approx(1e-3 * 0.5**3)  # six batches, every second
-    assert discriminator == pytest.approx(1e-3 * 0.1**3)  # three validations, and not the sanity check
-
-
-def test_a_schedule_that_watches_what_is_not_reported_says_so():
-    plateau = {"scheduler": scheduler("ReduceLROnPlateau"), "monitor": "valid/typo"}
-    model = build(gan(lr_scheduler={"generator": plateau, "discriminator": scheduler("StepLR", step_size=1)}))
-    with pytest.raises(ConfigError, match=r"model.lr_scheduler.generator watches 'valid/typo'.*valid/loss"):
-        fit_gan(model, limit_val_batches=1)
-
-
 @DIMS
 def test_bfloat16_trains_both(spatial_dims):
     torch.manual_seed(0)
@@ -229,7 +206,7 @@ def test_settings_of_the_trainer_for_one_optimizer_are_refused_with_what_to_set_
     ("changes", "message"),
     [
         ({"optimizer": {"generator": SGD}}, "model.optimizer.discriminator is missing"),
-        ({"lr_scheduler": {"discriminator": scheduler("StepLR", step_size=1)}}, "lr_scheduler.generator is missing"),
+        ({"lr_scheduler": {"discriminator": SGD}}, "lr_scheduler.generator is missing"),
         ({"discriminator": None}, r"model.discriminator is missing.*MultiScalePatchDiscriminator"),
         ({"discriminator": {"channels": 4}}, "model.discriminator is a dict, no torch.nn.Module"),
         (
@@ -259,6 +236,20 @@ def test_masks_alone_need_no_discriminator():
     }
     with pytest.raises(InstantiationException, match="no head that predicts intensities"):
         build(gan(task_heads={"mask": mask}))
+
+
+def test_targets_that_no_training_image_has_together_cannot_be_judged():
+    node = gan(task_heads={name: gan()["task_heads"]["stain"] for name in ("stain", "other")})
+    image = np.ones((16, 16), np.float32)
+    rows = [{"raw": image, "stain": image}, {"raw": image + 1, "other": image}]
+    data = DataframeDatamodule(
+        path={"train": rows},
+        columns={"raw": "raw", "stain": "stain", "other": "other"},
+        transforms=[ReadImaged(["raw", "stain", "other"], 2)],
+    )
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(ConfigError, match="no training image has all of the targets stain, other"):
+        trainer.fit(build(node), data)
 
 
 @pytest.mark.parametrize("role", LEARNT)
