@@ -80,7 +80,7 @@ class Task:
         Raises:
             ConfigError: The head's output and its target do not fit together.
         """
-        if _is_of_library(self.loss) and not self._fits(logits, target):
+        if self._compares_pixels and not self._fits(logits, target):
             raise self._mismatch(logits, target)
         logits = logits.float()  # half precision is for the network; sums over pixels need single
         if isinstance(self.loss, nn.CrossEntropyLoss) and target.shape[1] == 1:
@@ -125,6 +125,12 @@ class Task:
                 f"data.transforms.preprocess (for example monai.transforms.AsDiscreted(keys={self.name}, "
                 "threshold=0.5)), give the head more channels, or use a loss for intensities such as torch.nn.MSELoss."
             )
+
+    @property
+    def _compares_pixels(self) -> bool:
+        """Whether the loss compares output and target pixel by pixel; a user's need not, nor that of a head's codes."""
+        family = type(self.loss).__module__.split(".")[0]
+        return family in ("torch", "monai") or (family == "cyto_dl" and self.encoder is None)
 
     def _fits(self, logits: Tensor, target: Tensor) -> bool:
         same_size = logits.shape[0] == target.shape[0] and logits.shape[2:] == target.shape[2:]
@@ -243,11 +249,6 @@ def _activation_problems(key: str, head: nn.Module, loss: nn.Module) -> list[str
             f"the head's output. Set {key}.loss.sigmoid or .softmax to true, or {key}.head.activation"
         ]
     return []
-
-
-def _is_of_library(loss: nn.Module) -> bool:
-    """Whether a loss compares output and target pixel by pixel, as those of torch and MONAI do."""
-    return type(loss).__module__.split(".")[0] in ("torch", "monai")
 
 
 _TASK_KEYS = {"head", "loss", "metrics"}

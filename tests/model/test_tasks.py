@@ -10,6 +10,7 @@ from cyto_dl.errors import ConfigError
 from cyto_dl.metrics import Dice
 from cyto_dl.model import activate, build_tasks
 from cyto_dl.model.heads import IdentityHead
+from cyto_dl.model.losses import CharbonnierLoss, ForegroundMSELoss, GradientLoss, MaskedMSELoss, WeightedSum
 from cyto_dl.model.tasks import activation_of_loss
 from cyto_dl.model.utils.postprocessing import identity
 
@@ -117,6 +118,11 @@ def test_losses_take_targets_as_the_data_gives_them(loss, channels, space):
     ("loss", "logits", "target"),
     [
         (nn.MSELoss(), (2, 1, 8, 8), (2, 3, 8, 8)),  # torch would broadcast
+        (CharbonnierLoss(), (2, 1, 8, 8), (2, 3, 8, 8)),
+        (ForegroundMSELoss(threshold=0), (2, 1, 8, 8), (2, 3, 8, 8)),
+        (GradientLoss(), (2, 3, 8, 8), (2, 1, 8, 8)),
+        (MaskedMSELoss(), (2, 1, 4, 8, 8), (2, 3, 4, 8, 8)),
+        (WeightedSum([nn.L1Loss()], [1]), (2, 1, 8, 8), (2, 3, 8, 8)),
         (losses.DiceCELoss(sigmoid=True), (2, 1, 8, 8), (2, 1, 16, 16)),
         (losses.DiceLoss(softmax=True), (2, 3, 8, 8), (2, 1, 8, 8)),  # to_onehot_y is missing
         (nn.CrossEntropyLoss(), (2, 3, 4, 8, 8), (2, 1, 8, 8)),
