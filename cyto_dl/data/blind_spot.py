@@ -13,6 +13,8 @@ from torch import Tensor
 
 from cyto_dl.errors import ConfigError
 
+NUM_TRIES = 20  # to find a visible neighbour, before any visible pixel of the patch is taken
+
 
 class BlindSpotd(MapTransform, RandomizableTransform):
     """Hides pixels of a noisy image and makes their values the target, so that nobody needs a clean image.
@@ -51,7 +53,8 @@ class BlindSpotd(MapTransform, RandomizableTransform):
             target_key: The key that the target gets; an image that has it already is replaced.
             fraction: Of the pixels are targets, at most 1/4; about, because cells have a whole number of pixels per
                 side. The default gives the publication's cells of 8 x 8 pixels, and 4 x 4 x 4 voxels.
-            radius_px: A hidden pixel shows the value of a random other pixel, at most this far along every axis.
+            radius_px: A hidden pixel shows the value of a random other pixel, at most this far along every axis; with
+                `hidden_shape` of one that is not hidden.
             hidden_shape: For noise that is correlated along lines: the box (Z)YX, of odd sides, that is hidden around
                 every target pixel. None: the pixel alone.
 
@@ -80,7 +83,7 @@ class BlindSpotd(MapTransform, RandomizableTransform):
         """The item with hidden pixels in its source, and its target.
 
         Raises:
-            ConfigError: `hidden_shape` has another number of axes than the image.
+            ConfigError: `hidden_shape` has another number of axes than the image, or hides all of it.
         """
         key = self.source_key
         source_CZYX = torch.as_tensor(data[key]).as_subclass(Tensor)
@@ -92,7 +95,10 @@ class BlindSpotd(MapTransform, RandomizableTransform):
         target_CZYX[_at(spots)] = source_CZYX[_at(spots)]
         hidden = _boxes(spots, self.hidden_shape or (1,) * len(shape), shape)
         masked_CZYX = source_CZYX.clone()
-        masked_CZYX[_at(hidden)] = source_CZYX[_at(self._neighbours(hidden, shape))]
+        stand_ins = self._neighbours(hidden, shape)
+        if self.hidden_shape is not None:
+            self._replace_hidden(stand_ins, hidden, shape)
+        masked_CZYX[_at(hidden)] = source_CZYX[_at(stand_ins)]
         return {**data, key: masked_CZYX, self.target_key: target_CZYX}
 
     def _spots(self, shape: Sequence[int]) -> np.ndarray:
@@ -103,6 +109,27 @@ class BlindSpotd(MapTransform, RandomizableTransform):
         spots: np.ndarray = corners + self.R.randint(side, size=corners.shape)
         inside = (spots >= 0) & (spots < np.array(shape)[:, None])
         return spots[:, inside.all(0)]
+
+    def _replace_hidden(self, stand_ins: np.ndarray, hidden: np.ndarray, shape: Sequence[int]) -> None:
+        """Draw those stand-ins anew, in place, that are hidden themselves.
+
+        Within a box, noise is correlated: a stand-in from it would tell what the box hides.
+        """
+        is_hidden = np.zeros(shape, bool)
+        is_hidden[tuple(hidden)] = True
+        for _ in range(NUM_TRIES):
+            again = is_hidden[tuple(stand_ins)]
+            if not again.any():
+                return
+            stand_ins[:, again] = self._neighbours(hidden[:, again], shape)
+        visible = np.stack(np.nonzero(~is_hidden))
+        if not visible.size:
+            raise ConfigError(
+                f"BlindSpotd: boxes of {self.hidden_shape} around {self.fraction:.2g} of the pixels hide all of a patch "
+                f"of {tuple(shape)}. Make fraction smaller."
+            )
+        again = is_hidden[tuple(stand_ins)]
+        stand_ins[:, again] = visible[:, self.R.randint(visible.shape[1], size=again.sum())]
 
     def _neighbours(self, pixels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """For each pixel (axes, n) another one within the radius and the image, all of them equally likely."""

@@ -106,6 +106,19 @@ def test_correlated_noise_is_hidden_around_the_target_pixel(box):
     assert known.sum() < hidden.sum()
 
 
+@pytest.mark.parametrize(("box", "fraction"), [((1, 9), 1 / 64), ((1, 9), 1 / 16), ((1, 1, 5), 0.01), ((5, 5), 1 / 25)])
+def test_no_value_of_a_hidden_box_is_shown_anywhere(box, fraction):
+    source = numbered((32, 48) if len(box) == 2 else (4, 16, 24))
+    masked, target = hide(source.clone(), hidden_shape=box, fraction=fraction)
+    assert not torch.isin(target[~target.isnan()], masked).any()
+    assert torch.isin(masked, source[masked == source]).all()
+
+
+def test_boxes_that_hide_everything_are_refused():
+    with pytest.raises(ConfigError, match="hide all of a patch"):
+        hide(numbered((16, 16)), hidden_shape=(9, 9), fraction=0.25)
+
+
 def test_the_hidden_pixels_follow_from_the_seed_alone():
     source = numbered((32, 32))
     once, again, other = (hide(source.clone(), seed=seed) for seed in (1, 1, 2))
