@@ -125,7 +125,7 @@ class BlindSpotd(MapTransform, RandomizableTransform):
         visible = np.stack(np.nonzero(~is_hidden))
         if not visible.size:
             raise ConfigError(
-                f"BlindSpotd: boxes of {self.hidden_shape} around {self.fraction:.2g} of the pixels hide all of a patch "
+                f"BlindSpotd: boxes {self.hidden_shape} around {self.fraction:.2g} of its pixels hide all of a patch "
                 f"of {tuple(shape)}. Make fraction smaller."
             )
         again = is_hidden[tuple(stand_ins)]
