@@ -202,8 +202,8 @@ class MultiTaskIm2Im(lightning.LightningModule):
 
     def _may_have(self, split: str, targets: Collection[str]) -> bool:
         """Whether an image of a split may have all of these targets, as far as the data module knows."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        return not hasattr(datamodule, "may_have") or datamodule.may_have(split, targets)
+        may_have = getattr(getattr(self.trainer, "datamodule", None), "may_have", None)
+        return may_have is None or bool(may_have(split, targets))
 
     def _add_means(self, splits: Sequence[str], names: Sequence[str]) -> None:
         self.means.update({f"{split}/{name}": MeanMetric() for split in splits for name in names})
