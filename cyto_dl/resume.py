@@ -1,5 +1,6 @@
 """Find where a training goes on:  run folder --is it the same experiment?--> checkpoints/last.ckpt"""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 from cyto_dl.config import flatten
 from cyto_dl.errors import ConfigError, list_problems
 
-# A resumed run may change these: they decide how fast it goes and how long, not what it learns.
+log = logging.getLogger(__name__)
+
+# A resumed run may change these: they decide how fast it goes and how long, not what it learns. Data may have moved.
 _FREE_ON_RESUME = (
     "data.path",
     "data.cache_dir",
@@ -44,8 +47,8 @@ def checkpoint_to_resume(config: Mapping[str, Any], output_dir: Path) -> str | N
 def _check_same_experiment(config: Mapping[str, Any], checkpoint: Path) -> None:
     from cyto_dl.bundle.checkpoint import read_checkpoint
 
-    before = _learning(read_checkpoint(checkpoint)["config"])
-    now = _learning(config)
+    earlier = read_checkpoint(checkpoint)["config"]
+    before, now = _learning(earlier), _learning(config)
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     if changed:
         lines = [f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in changed]
@@ -53,6 +56,14 @@ def _check_same_experiment(config: Mapping[str, Any], checkpoint: Path) -> None:
             f"{checkpoint.parent.parent} holds a run of another experiment:\n{list_problems(lines)}\n"
             "Choose another run_name to start a new run beside it, resume=false to start over in the same folder, "
             "or the same values to go on with it."
+        )
+    if earlier["data"].get("path") != config["data"].get("path"):
+        log.warning(
+            "%s was trained on %s and goes on with %s. That is right where the same data have moved; for other data "
+            "choose another run_name.",
+            checkpoint.parent.parent,
+            earlier["data"].get("path"),
+            config["data"].get("path"),
         )
 
 

@@ -219,6 +219,15 @@ def test_a_run_folder_of_another_experiment_is_not_continued_by_mistake(manifest
     run(folder, tmp_path / "run", "test=false", "model.optimizer.generator.lr=0.5", "resume=false")
 
 
+def test_a_run_says_that_it_goes_on_with_another_table(manifest_folder, tmp_path, caplog):
+    folder = manifest_folder()
+    run(folder, tmp_path / "run", "test=false")
+    moved = folder.rename(tmp_path / "moved")
+    assert "goes on with" not in caplog.text
+    run(moved, tmp_path / "run", "test=false")
+    assert f"was trained on {folder / 'manifest.csv'} and goes on with {moved / 'manifest.csv'}" in caplog.text
+
+
 def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_files(manifest_folder, tmp_path):
     with pytest.raises(TrainingError, match=r"raw_\d\.tif"):
         run(manifest_folder(), tmp_path / "run", "model.optimizer.generator.lr=1.0e+30", "trainer.max_epochs=3")

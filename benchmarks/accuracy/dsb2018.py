@@ -103,7 +103,7 @@ def experiment(manifest: Path, output_dir: Path, epochs: int) -> dict[str, Any]:
             "model.inference.augment=rotations",
             f"trainer.max_epochs={epochs}",
             "trainer.check_val_every_n_epoch=5",
-            "+trainer.gradient_clip_val=5.0",
+            "trainer.gradient_clip_val=5.0",
             "test=false",
             "callbacks.early_stopping=null",
             "callbacks.previews=null",
