@@ -6,6 +6,7 @@ The key is the hash of the source files (path, size, time of change), of the tra
 CytoDL's version, because how a file is read is not in the transforms' code.
 """
 
+import functools
 import hashlib
 import logging
 import os
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 # What torch.load raises on files that are cut off or hold something else.
 DAMAGED = (OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError, UnpicklingError)
+NUM_MAPPED = 256  # files kept mapped: opening one costs as much as augmenting a patch; pages are the kernel's to drop
 FORMAT = 1  # of the cached files; part of the key, so that a change of format recomputes them
 
 
@@ -161,11 +163,18 @@ def _save(sample: Sample, file: Path) -> None:
 def _load(file: Path) -> Sample | None:
     """The sample of a cache file, mapped into memory; None if the file is damaged."""
     try:
-        content = torch.load(file, mmap=True, weights_only=True)
-        if isinstance(content, Mapping) and content.keys() == set(Sample._fields):
-            return Sample(**content)
-        reason = "it holds something else"
+        stat = file.stat()
+        return _mapped(file, stat.st_size, stat.st_mtime_ns)
     except DAMAGED as error:
         reason = str(error).partition("\n")[0]
     logger.warning("the cached file %s is damaged (%s); it is computed again", file, reason)
     return None
+
+
+@functools.lru_cache(maxsize=NUM_MAPPED)
+def _mapped(file: Path, size: int, mtime_ns: int) -> Sample:
+    """The sample of a file that has this size and time of change: one that was changed is read again."""
+    content = torch.load(file, mmap=True, weights_only=True)
+    if isinstance(content, Mapping) and content.keys() == set(Sample._fields):
+        return Sample(**content)
+    raise ValueError("it holds something else")

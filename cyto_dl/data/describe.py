@@ -85,6 +85,7 @@ def _name(value: Any) -> str:
     return f"{value.__module__}.{value.__qualname__}"
 
 
+@functools.cache  # to find a class in its file takes 20 ms
 def _source(kind: type) -> str:
     """The hash of a class's source code; classes without one (built in, typed at a prompt) go by their name."""
     try:

@@ -58,7 +58,7 @@ class WholeImages(Dataset[Item]):
         if not self.augment:
             return as_item(sample)
         with seeded(self.augment, index):
-            augmented = run_transforms(self.augment, dict(sample.tensors), path=sample.path)
+            augmented = run_transforms(self.augment, dict(own_tensors(sample).tensors), path=sample.path)
         return as_item(sample._replace(tensors=plain_tensors(augmented)))
 
 
@@ -106,8 +106,7 @@ class PatchDataset(Dataset[Item | list[Item]]):
             index = (0, *divmod(index, self.patches_per_image))
         generator = np.random.default_rng([self.seed, *index])
         sample, scales = checked_sample(self.samples, index[1])
-        if self.patch_shape is not None:
-            sample = self._crop(sample, scales, generator)
+        sample = own_tensors(sample) if self.patch_shape is None else self._crop(sample, scales, generator)
         augment = self._augment[self.samples.missing[index[1]]]
         with seeded(augment, int(generator.integers(2**32))):
             augmented = run_transforms(augment, dict(sample.tensors), path=sample.path)
@@ -176,6 +175,11 @@ class PatchDataset(Dataset[Item | list[Item]]):
         return [start * step for start, step in zip(origin, steps, strict=True)]
 
 
+def own_tensors(sample: Sample) -> Sample:
+    """A copy that a transform may write into: the cache's tensors are shared by all who read the image."""
+    return sample._replace(tensors={key: tensor.clone() for key, tensor in sample.tensors.items()})
+
+
 def checked_sample(samples: CachedDataset, index: int) -> tuple[Sample, dict[str, Scale]]:
     """The sample of a row, and how many voxels of each of its images lie along one of the source.
 
@@ -221,9 +225,10 @@ def seeded(transforms: Sequence[Transform], seed: int) -> Iterator[None]:
     random.seed(seed)
     np.random.seed(seed)
     torch.default_generator.manual_seed(seed)
-    for offset, transform in enumerate(transforms):
+    state = np.random.RandomState(seed)  # one for all: seeding one costs as much as flipping a patch
+    for transform in transforms:
         if isinstance(transform, Randomizable):
-            transform.set_random_state(seed=(seed + offset) % 2**32)
+            transform.set_random_state(state=state)
     try:
         yield
     finally:
