@@ -109,7 +109,7 @@ class ResumableLoader(ImageLoader):
         """The next iteration goes on after the batches that `state_dict` counts, if it is of the same epoch."""
         self._loaded = dict(state_dict)
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator, as in ImageLoader
         if isinstance(self.sampler, PatchSampler):  # Lightning's overfit_batches puts in another
             self._epoch = self.sampler.epoch
             self._num_handed_out = self._num_done(self._epoch)

@@ -79,7 +79,10 @@ def _read_folder(folder: Path, path: str) -> list[Table]:
 
 def _read_table(file: Path, split: str | None) -> Table:
     if file.suffix not in TABLES:
-        raise ManifestError(f"{file}: a manifest is a .csv or a .parquet file, or a folder of them. Check data.path.")
+        raise ManifestError(
+            f"{file}: a manifest is a .csv or a .parquet file, or a folder of them. Save the table as .csv or .parquet "
+            "(in Excel: Save As, CSV UTF-8), and give that as data.path."
+        )
     try:
         cells = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype=str)
     except (OSError, ValueError) as error:  # pandas' and pyarrow's parser errors are ValueErrors

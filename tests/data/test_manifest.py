@@ -116,7 +116,7 @@ def test_a_missing_split_column_is_named_with_the_columns_that_there_are(folder)
     [
         ("nothing.csv", "does not exist. Check data.path"),
         ("images", "holds none of train.csv"),
-        ("m.xlsx", "a .csv or a .parquet file"),
+        ("m.xlsx", r"a .csv or a .parquet file.*Save the table as \.csv or \.parquet"),
     ],
 )
 def test_what_is_no_manifest_is_refused_by_name(folder, path, message):
