@@ -136,10 +136,18 @@ def build_predictor(
 
 
 def _device(name: str | torch.device) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {str(name)!r} is not there: {str(error).splitlines()[0]} Choose cpu.") from error
+    """The device of a name, if this machine has it: the processor, or what torch finds beside it (cuda, mps, xpu)."""
+    there = ["cpu"]
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is not None:
+        numbers = range(torch.accelerator.device_count())
+        there += [accelerator.type, *(f"{accelerator.type}:{number}" for number in numbers)]
+    if str(name) in there:
+        return torch.device(name)
+    reason = ""
+    if str(name).startswith("cuda") and torch.version.cuda is None:
+        reason = f" PyTorch {torch.__version__} is built without CUDA; a GPU needs a build that has it."
+    raise ConfigError(f"there is no device {str(name)!r} here. Choose {' or '.join(there)}.{reason}")
 
 
 def _check_heads(document: Mapping[str, Any]) -> None:

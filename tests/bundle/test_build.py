@@ -117,6 +117,13 @@ def test_a_document_that_makes_no_sense_is_a_bundle_error(part, value, named):
         build_predictor({**document, part: value})
 
 
-def test_a_device_that_is_not_there_is_named():
-    with pytest.raises(ConfigError, match="device 'cuda:99' is not there"):
+@pytest.mark.parametrize("name", ["cuda:99", "foo", "meta", "cuda:x"])  # meta: torch has it, but it computes nothing
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(name):
+    with pytest.raises(ConfigError, match=rf"^there is no device '{name}' here\. Choose cpu"):
+        build_predictor(document_from_config(experiment("m.csv")), device=name)
+
+
+def test_a_gpu_needs_a_pytorch_that_is_built_for_it(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(ConfigError, match=r"cuda:99.* is built without CUDA"):
         build_predictor(document_from_config(experiment("m.csv")), device="cuda:99")
