@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     predict = commands.add_parser("predict", help="predict images with a bundle")
     predict.add_argument("bundle", help="folder of a bundle, local or s3://")
-    predict.add_argument("images", nargs="*", help="image files")
+    predict.add_argument("images", nargs="*", help="image files, or folders of them")
     predict.add_argument("--manifest", help="a .csv or .parquet with a column of images")
     predict.add_argument("--column", help="that column (default: the name of the bundle's input)")
     predict.add_argument("--output", default="predictions", help="folder for the images and predictions.csv")
@@ -102,18 +102,18 @@ def _add_allow_target(parser: argparse.ArgumentParser) -> None:
 def _predict(options: argparse.Namespace) -> None:
     """Every image that can be predicted is; those that cannot are rows of predictions.csv, and the exit code is 2."""
     if bool(options.images) == bool(options.manifest):
-        raise ConfigError("give image files or --manifest, one of the two: cyto-dl predict BUNDLE image.tif ...")
+        raise ConfigError("give images or --manifest, one of the two, e.g. cyto-dl predict BUNDLE image.tif folder")
     from cyto_dl.bundle import load_bundle
-    from cyto_dl.inference.batch import check_all_predicted, predict_images
+    from cyto_dl.inference.batch import check_all_predicted, image_files, predict_images
 
+    paths = image_files(options.images)
     allow = tuple(options.allow_target)
     predictor = load_bundle(options.bundle, allow=allow, device=options.device, engine=options.engine)
-    paths = options.images or _column(options.manifest, options.column or predictor.input.name)
+    if options.manifest:
+        paths = _column(options.manifest, options.column or predictor.input.name)
     table = predict_images(predictor, paths, options.output)
-    print(
-        f"{(table['status'] == 'ok').sum()} of {len(table)} images predicted into {options.output}/ (predictions.csv)"
-    )
-    check_all_predicted(table)
+    print(f"{(table['status'] == 'ok').sum()} of {len(table)} images predicted into {options.output}")
+    check_all_predicted(table, options.output)
 
 
 def _column(manifest: str, column: str) -> list[str]:

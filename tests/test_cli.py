@@ -60,6 +60,28 @@ def test_an_engine_that_does_not_exist_is_refused_with_those_that_do(bundle, cap
 
 
 @pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["image.tif", "--device", "foo"], "no device 'foo' here. Choose cpu"),
+        (["image.tif", "--manifest", "images.csv"], "one of the two"),
+        ([], "one of the two"),
+    ],
+)
+def test_what_a_prediction_cannot_start_with_is_said_in_one_message(bundle, capsys, arguments, says):
+    assert says in refused(capsys, "predict", bundle, *arguments)
+
+
+def test_a_folder_of_images_is_predicted_and_what_failed_is_told_at_the_end(bundle, run, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    np.save(tmp_path / "images/good.npy", run[1])
+    np.save(tmp_path / "images/stack.npy", np.zeros((5, 64, 64)))
+    said = refused(capsys, "predict", bundle, tmp_path / "images", "--output", tmp_path / "out")
+    assert "1 of 2 images could not be predicted" in said
+    assert "stack.npy: " in said and f"{tmp_path}/out/predictions.csv" in said
+    assert (tmp_path / "out/objects/good.ome.tif").is_file()
+
+
+@pytest.mark.parametrize(
     ("setting", "says"),
     [
         ("model.inference.augment", "KEY=VALUE"),

@@ -22,7 +22,7 @@ from cyto_dl.bundle.onnx import export_onnx
 from cyto_dl.bundle.sample import EXACT, Sample, crop_for_sample, make_sample, read_sample, replay, write_sample
 from cyto_dl.bundle.targets import foreign_targets
 from cyto_dl.bundle.weights import write_weights
-from cyto_dl.data.image import Image, read_image
+from cyto_dl.data.image import Image
 from cyto_dl.data.manifest import read_manifest
 from cyto_dl.data.transforms import as_meta_tensor
 from cyto_dl.errors import BundleError, ConfigError, ManifestError
@@ -131,7 +131,7 @@ def _sample_image(
     bundles = [folder for folder in map(localize, sources) if is_bundle(folder)]
     if sample is None and bundles:
         return predictor.checked(read_sample(bundles[0] / SAMPLE).image)
-    return predictor.checked(read_image(sample or _first_image(predictor, config), **predictor.input.load))
+    return predictor.read(sample or _first_image(predictor, config))
 
 
 def _first_image(predictor: Predictor, config: Mapping[str, Any]) -> str:

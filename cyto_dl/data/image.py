@@ -18,6 +18,19 @@ from cyto_dl.storage import atomic_path, localize
 CLASSIC_TIFF_BYTES = 2**32 - 2**25  # offsets have 32 bits; the rest is for tags, as tifffile reckons
 
 
+class SelectionError(ImageError):
+    """A file holds another kind of image than was asked for: no such channel, a stack, a time series.
+
+    The message says what to change in the configuration; `found` and `remedy` say what the file holds and what to
+    change about it, for those who cannot change what is asked for.
+    """
+
+    def __init__(self, message: str, *, found: str, remedy: str) -> None:
+        super().__init__(message)
+        self.found = found
+        self.remedy = remedy
+
+
 @dataclass(frozen=True)
 class ImageInfo:
     """What a file's header says about an image: shape C(Z)YX after the selection, dtype, pixel size in (Z)YX order."""
@@ -67,7 +80,7 @@ def read_image(
         timepoint: Which one of a time series.
 
     Raises:
-        ImageError: The file is unreadable, or does not hold what is asked for; the message names it.
+        ImageError: The file is unreadable, or does not hold what is asked for (SelectionError); the message names it.
     """
     with _open(path, scene) as stored:
         selection = _select(stored, path, spatial_dims=spatial_dims, channels=channels, z=z, timepoint=timepoint)
@@ -218,7 +231,7 @@ def _select(
     if size.get("T", 1) > 1 or timepoint is not None:
         wanted["T"] = [_index(path, "timepoint", timepoint, size.get("T", 1), "timepoints")]
     if spatial_dims == 2 and (size.get("Z", 1) > 1 or z is not None):
-        wanted["Z"] = [_index(path, "z", z, size.get("Z", 1), "planes: give spatial_dims 3, or one plane")]
+        wanted["Z"] = [_index(path, "z", z, size.get("Z", 1), "planes", hint=": give spatial_dims 3, or one plane")]
     if spatial_dims == 3 and z is not None:
         raise ImageError(f"{path}: `z` picks a plane for spatial_dims 2, but spatial_dims is 3. Remove `z`.")
     num_channels = size.get("C", 1) * size.get("S", 1)
@@ -247,17 +260,29 @@ def _name_axes(stored: Stored, path: str | PathLike[str], *, spatial_dims: int, 
     if not {"Y", "X"} <= set(axes) or len(set(axes)) != len(axes) or not set(axes) <= set("TCZYXS"):
         raise ImageError(f"{path}: {described}; readable are T, C, Z, Y, X and RGB samples, each once.")
     if spatial_dims == 3 and "Z" not in axes:
-        raise ImageError(f"{path}: spatial_dims is 3, but {described}: a 2-D image. Give spatial_dims 2, or a stack.")
+        raise SelectionError(
+            f"{path}: spatial_dims is 3, but {described}: a 2-D image. Give spatial_dims 2, or a stack.",
+            found=f"{described}: a 2-D image",
+            remedy="Give it stacks.",
+        )
     if 0 in stored.shape:
         raise ImageError(f"{path}: the image is empty: {described}.")
     return axes
 
 
-def _index(path: str | PathLike[str], name: str, index: int | None, length: int, things: str) -> int:
+def _index(path: str | PathLike[str], name: str, index: int | None, length: int, things: str, *, hint: str = "") -> int:
     if index is None:
-        raise ImageError(f"{path}: the file has {length} {things}. Choose with `{name}`: 0 to {length - 1}.")
+        raise SelectionError(
+            f"{path}: the file has {length} {things}{hint}. Choose with `{name}`: 0 to {length - 1}.",
+            found=f"the file has {length} {things}",
+            remedy="Save one of them as a file of its own.",
+        )
     if not 0 <= index < length:
-        raise ImageError(f"{path}: `{name}` is {index}, but the file has 0 to {length - 1}.")
+        raise SelectionError(
+            f"{path}: `{name}` is {index}, but the file has 0 to {length - 1}.",
+            found=f"of the {things} the file has 0 to {length - 1}",
+            remedy="Give it files with that many.",
+        )
     return index
 
 
@@ -268,9 +293,11 @@ def _channels(path: str | PathLike[str], channels: int | Sequence[int] | None, n
     absent = [channel for channel in chosen if not 0 <= channel < num_channels]
     if absent or not chosen:
         there = "only channel 0" if num_channels == 1 else f"channels 0 to {num_channels - 1}"
-        raise ImageError(
+        raise SelectionError(
             f"{path}: channel {absent[0] if absent else '[]'} was asked for, but the file has {there}. "
-            "Change `channels` of the image's reader (data.transforms.load)."
+            "Change source_channel or target_channel (`channels` of the image's reader in data.transforms.load).",
+            found=f"the file has {there}",
+            remedy="Give it files with that channel.",
         )
     return chosen
 

@@ -1,4 +1,7 @@
-"""Predict many images into files:  paths -> <output_dir>/<head>/<stem>.ome.tif, predictions.csv"""
+"""Predict many images into files:  paths -> <output_dir>/<head>/<stem>.ome.tif, predictions.csv
+
+A folder with a predictions.csv belongs to predictions: what is in it is replaced. In another folder no file is.
+"""
 
 import logging
 import time
@@ -10,14 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cyto_dl.data.image import read_image, write_image
-from cyto_dl.errors import ImageError
+from cyto_dl.data.formats import READERS
+from cyto_dl.data.image import write_image
+from cyto_dl.errors import ConfigError, ImageError, list_problems
 from cyto_dl.inference.predictor import Predictor
 from cyto_dl.storage import atomic_path
 
 logger = logging.getLogger(__name__)
 
 TABLE = "predictions.csv"
+_FIRST_COLUMNS = ["path", "status", "seconds"]
+_NUM_SHOWN = 5  # failures in a message: enough to see whether they are of one kind
 
 
 def predict_images(
@@ -33,37 +39,70 @@ def predict_images(
         predictor: The model.
         paths: Image files, local or s3://.
         output_dir: Receives `<head>/<stem>.ome.tif`, with the image's pixel size, and predictions.csv. Of images that
-            share a stem, the second is `<stem>_2`, and so on.
+            share a stem, the second is `<stem>_2`, and so on. Earlier predictions are replaced.
         progress: Show a progress bar on stderr.
 
     Returns:
         One row an image, in the order of `paths`: path, status ("ok" or "failed"), seconds, the output of each head,
         error. The same table is predictions.csv; it is written also when the work is interrupted.
+
+    Raises:
+        ConfigError: `output_dir` is no folder of predictions, and a file in it would be replaced.
     """
     folder, heads = Path(output_dir), list(predictor.outputs)
     sources = [fspath(path) for path in paths]
+    stems = unique_stems(sources)
+    _claim(folder, [f"{head}/{stem}.ome.tif" for head in heads for stem in stems])
     rows: list[dict[str, Any]] = []
     try:
-        for source, stem in zip(_tracked(sources, progress), unique_stems(sources), strict=True):
+        for source, stem in zip(_tracked(sources, progress), stems, strict=True):
             rows.append(_predict_file(predictor, source, folder, stem))
     finally:
-        table = pd.DataFrame(rows, columns=["path", "status", "seconds", *heads, "error"])
-        with atomic_path(folder / TABLE) as temporary:
-            table.to_csv(temporary, index=False)
+        table = pd.DataFrame(rows, columns=[*_FIRST_COLUMNS, *heads, "error"])
+        _write_table(folder, table)
     num_failed = int((table["status"] == "failed").sum())
     logger.info("predicted %d images into %s, %d failed", len(table) - num_failed, folder, num_failed)
     return table
 
 
-def check_all_predicted(table: pd.DataFrame) -> None:
+def check_all_predicted(table: pd.DataFrame, output_dir: str | PathLike[str]) -> None:
     """See that no row of `predict_images` failed.
 
+    Args:
+        table: What `predict_images` returned.
+        output_dir: Where it wrote.
+
     Raises:
-        ImageError: How many did, and why the first one.
+        ImageError: How many did, why the first ones, and where the reasons of all stand.
     """
-    errors = table["error"][table["status"] == "failed"]
-    if len(errors):
-        raise ImageError(f"{len(errors)} images failed, the first: {errors.iloc[0]}")
+    errors = list(table["error"][table["status"] == "failed"])
+    if errors:
+        raise ImageError(
+            f"{len(errors)} of {len(table)} images could not be predicted, the reasons are in "
+            f"{Path(output_dir) / TABLE}:\n{list_problems(errors, limit=_NUM_SHOWN)}"
+        )
+
+
+def image_files(paths: Iterable[str]) -> list[str]:
+    """The paths, and in the place of a folder its image files in the order of their names, without its subfolders.
+
+    Raises:
+        ConfigError: A folder has no image file.
+    """
+    files: list[str] = []
+    for path in paths:
+        if not Path(path).is_dir():
+            files.append(path)
+            continue
+        # not hidden ones: macOS leaves a ._a.tif beside every a.tif on other systems' drives
+        found = sorted(str(each) for each in Path(path).glob("[!.]*") if each.suffix.lower() in READERS)
+        files += found
+        if not found:
+            raise ConfigError(
+                f"{path}: the folder has no image file ({', '.join(READERS)}); its subfolders are not searched. "
+                "Give the folder of the images, or the files."
+            )
+    return files
 
 
 def unique_stems(paths: Iterable[str]) -> list[str]:
@@ -81,17 +120,42 @@ def unique_stems(paths: Iterable[str]) -> list[str]:
     return stems
 
 
+def _claim(folder: Path, names: Iterable[str]) -> None:
+    """Make the folder one of predictions, by its table; a killed process leaves one that can be written again."""
+    if _is_table(folder / TABLE):
+        return
+    if taken := [name for name in (TABLE, *names) if (folder / name).exists()]:
+        raise ConfigError(
+            f"{folder} is no folder of earlier predictions, and {len(taken)} of its files would be replaced, e.g. "
+            f"{folder / taken[0]}. Choose another output folder."
+        )
+    _write_table(folder, pd.DataFrame(columns=_FIRST_COLUMNS))
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file is a table of predictions, whatever the heads of the model that it was written for."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.readline().startswith(",".join(_FIRST_COLUMNS).encode())
+
+
+def _write_table(folder: Path, table: pd.DataFrame) -> None:
+    with atomic_path(folder / TABLE) as temporary:
+        table.to_csv(temporary, index=False)
+
+
 def _predict_file(predictor: Predictor, source: str, folder: Path, stem: str) -> dict[str, Any]:
     start = time.perf_counter()
     row: dict[str, Any] = {"path": source, "status": "ok", "error": ""}
     try:
-        image = read_image(source, **predictor.input.load)
+        image = predictor.read(source)
         for head, array in predictor.predict(image).items():
             path = folder / head / f"{stem}.ome.tif"
             write_image(path, array, spacing_um=_spacing_of(array, image.array, image.spacing_um))
             row[head] = str(path)
     except ImageError as error:
-        logger.warning("%s", error)
+        logger.info("%s", error)
         row |= {"status": "failed", "error": str(error)}
     return {**row, "seconds": round(time.perf_counter() - start, 3)}
 

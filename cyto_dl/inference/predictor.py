@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from cyto_dl.data.image import Image
+from cyto_dl.data.image import Image, SelectionError, read_image
 from cyto_dl.data.transforms import Transform, as_meta_tensor, run_transforms
 from cyto_dl.errors import ConfigError, ImageError
 from cyto_dl.inference.geometry import undo_geometry
@@ -64,6 +65,15 @@ class InputSpec:
         """CYX or CZYX."""
         return "CZYX" if self.spatial_dims == 3 else "CYX"
 
+    @property
+    def wanted(self) -> str:
+        """What the model takes, in words for messages, and what it picks of a file."""
+        kind = "stacks" if self.spatial_dims == 3 else "2-D images"
+        names = {"channels": "channel", "z": "plane", "timepoint": "time point"}
+        picked = [f"{name} {self.load[key]}" for key, name in names.items() if self.load.get(key) is not None]
+        of_a_file = f": of a file {', '.join(picked)}, counted from 0" if picked else ""
+        return f"the model takes {kind} ({' '.join(self.axes)}) with {_channels(self.num_channels)}{of_a_file}"
+
 
 class Prediction(NamedTuple):
     """What one forward pass gives, per head."""
@@ -98,6 +108,17 @@ class Predictor:
     metadata: Mapping[str, Any]
     device: torch.device
     _turn: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def read(self, path: str | PathLike[str]) -> Image:
+        """The image of a file, local or s3://, as the model takes it.
+
+        Raises:
+            ImageError: The file is unreadable, or holds another kind of image; says which the model takes.
+        """
+        try:
+            return self.checked(read_image(path, **self.input.load))
+        except SelectionError as error:  # it speaks of the configuration, which a bundle's user does not have
+            raise ImageError(f"{path}: {error.found}; {self.input.wanted}. {error.remedy}") from error
 
     def predict(self, image: np.ndarray | Image, *, heads: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """One image per head, C (Z) Y X, on the pixel grid of `image`.
@@ -201,8 +222,7 @@ class Predictor:
         return activate(logits[None], self.outputs[head]["activation"])[0].cpu()
 
     def _with_channels(self, image: Image) -> np.ndarray:
-        spec, array, shape = self.input, image.array, image.array.shape
-        takes = f"the model takes {' '.join(spec.axes)} with {spec.num_channels} channel(s)"
+        spec, array, shape, takes = self.input, image.array, image.array.shape, self.input.wanted
         if array.dtype.kind not in "buif":
             raise ImageError(f"{image.path}: the image is of type {array.dtype}; {takes}, of an integer or float type.")
         if array.ndim == spec.spatial_dims and spec.num_channels == 1:
@@ -210,10 +230,17 @@ class Predictor:
         if array.ndim != spec.spatial_dims + 1:
             raise ImageError(f"{image.path}: the image has {array.ndim} axes, shape {shape}; {takes}.")
         if array.shape[0] != spec.num_channels:
-            raise ImageError(f"{image.path}: the image has {array.shape[0]} channel(s), shape {shape}; {takes}.")
+            raise ImageError(
+                f"{image.path}: the image has {_channels(array.shape[0])}, shape {shape}; {takes}. "
+                "Give it the channels that it was trained on, and no others."
+            )
         if array.size == 0:
             raise ImageError(f"{image.path}: the image is empty, shape {shape}; {takes} and at least one pixel.")
         return array
+
+
+def _channels(number: int) -> str:
+    return f"{number} channel{'s' if number != 1 else ''}"
 
 
 def _as_tensor(labels: np.ndarray) -> Tensor:

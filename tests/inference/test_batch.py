@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyto_dl.data.image import read_image
-from cyto_dl.errors import ImageError
+from cyto_dl.errors import ConfigError, ImageError
 from cyto_dl.inference import predict_images
-from cyto_dl.inference.batch import check_all_predicted, unique_stems
+from cyto_dl.inference.batch import TABLE, check_all_predicted, image_files, unique_stems
 from tests.bundle.tiny import SPACING_UM, experiment, predictor_of, write_images
 
 
@@ -36,12 +36,71 @@ def test_a_bad_image_is_a_failed_row_and_the_others_go_on(tmp_path):
     paths = [tmp_path / name for name in ("raw_0.ome.tif", "broken.tif", "missing.tif", "rgb.npy", "raw_1.ome.tif")]
     table = predict_images(predictor_of(experiment("m.csv")), paths, tmp_path / "out", progress=False)
     assert list(table["status"]) == ["ok", "failed", "failed", "failed", "ok"]
-    for number, part in [(1, "broken.tif"), (2, "does not exist"), (3, "3 channel")]:
+    for number, part in [(1, "broken.tif"), (2, "does not exist"), (3, "3 channels")]:
         assert part in table["error"][number]
     assert sorted(path.name for path in (tmp_path / "out/seg").iterdir()) == ["raw_0.ome.tif", "raw_1.ome.tif"]
-    with pytest.raises(ImageError, match=r"3 images failed, the first: .*broken\.tif"):
-        check_all_predicted(table)
-    check_all_predicted(table[table["status"] == "ok"])
+    with pytest.raises(ImageError) as failure:
+        check_all_predicted(table, tmp_path / "out")
+    said = str(failure.value)
+    assert "3 of 5 images" in said and str(tmp_path / "out/predictions.csv") in said
+    assert all(error in said for error in table["error"][1:4])
+    check_all_predicted(table[table["status"] == "ok"], tmp_path / "out")
+
+
+def test_of_many_failed_images_the_first_are_named(tmp_path):
+    paths = [tmp_path / f"missing_{number}.tif" for number in range(7)]
+    table = predict_images(predictor_of(experiment("m.csv")), paths, tmp_path, progress=False)
+    with pytest.raises(ImageError, match=r"7 of 7 .*\n.*missing_0.*(\n.*){4}missing_4.*\n.*2 more"):
+        check_all_predicted(table, tmp_path)
+
+
+def test_earlier_predictions_are_replaced_also_those_of_a_run_that_was_killed(tmp_path, monkeypatch):
+    write_images(tmp_path)
+    predictor, image = predictor_of(experiment("m.csv")), tmp_path / "raw_0.ome.tif"
+    predict_images(predictor, [image], tmp_path / "out", progress=False)
+    predict_images(predictor, [tmp_path / "raw_1.ome.tif"], tmp_path / "out", progress=False)
+    predict_images(predictor, [image], tmp_path / "out", progress=False)
+    assert list(pd.read_csv(tmp_path / "out/predictions.csv")["path"]) == [str(image)]
+    seen = []
+    monkeypatch.setattr(
+        type(predictor), "predict", lambda *_: seen.append((tmp_path / "new" / TABLE).read_text()) or {}
+    )
+    predict_images(predictor, [image], tmp_path / "new", progress=False)
+    assert seen == ["path,status,seconds\n"]  # what is left when nothing can be written at the end
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "seg/raw_0.ome.tif"])
+def test_a_file_that_is_no_prediction_is_not_replaced(tmp_path, name):
+    write_images(tmp_path)
+    own = tmp_path / "own" / name
+    own.parent.mkdir(parents=True)
+    own.write_text("name,age\n")
+    with pytest.raises(ConfigError, match=rf"no folder of earlier predictions.*{name}.*another output folder"):
+        predict_images(predictor_of(experiment("m.csv")), [tmp_path / "raw_0.ome.tif"], tmp_path / "own")
+    assert own.read_text() == "name,age\n"
+    assert [path for path in (tmp_path / "own").rglob("*") if path.is_file()] == [own]
+
+
+def test_predictions_may_lie_beside_files_that_they_do_not_replace(tmp_path):
+    write_images(tmp_path)
+    predict_images(predictor_of(experiment("m.csv")), [tmp_path / "raw_0.ome.tif"], tmp_path, progress=False)
+    assert (tmp_path / "seg/raw_0.ome.tif").is_file()
+
+
+def test_a_folder_stands_for_its_image_files(tmp_path):
+    write_images(tmp_path)
+    for name in ("._raw_0.ome.tif", "notes.txt", "deeper/raw_9.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    files = image_files(["s3://bucket/a.tif", str(tmp_path), "missing.tif"])
+    assert [path.rsplit("/", 1)[-1] for path in files] == [
+        "a.tif",
+        *(f"{key}_{number}.ome.tif" for key in ("raw", "seg") for number in range(3)),
+        "missing.tif",
+    ]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"empty: the folder has no image file \(\.tif, .*subfolders"):
+        image_files([str(tmp_path / "empty")])
 
 
 def test_the_table_has_one_row_an_image_and_is_saved(tmp_path):

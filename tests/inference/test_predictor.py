@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cyto_dl.data.image import Image
+from cyto_dl.data.image import Image, write_image
 from cyto_dl.errors import ConfigError, ImageError
 from tests.bundle.tiny import SHAPE, experiment, predictor_of, unet
 
@@ -30,6 +30,26 @@ def test_every_head_gives_one_image_of_the_size_of_its_input(predictor):
         "seg": (image.shape, np.dtype(np.uint8)),
         "dist": (image.shape, np.dtype(np.float32)),
     }
+
+
+@pytest.mark.parametrize(
+    ("spatial_dims", "load", "stored", "says"),
+    [
+        (2, {}, (1, 5, 9, 8), r"the file has 5 planes; the model takes 2-D images \(C Y X\) with 1 channel\. Save one"),
+        (3, {}, (1, 9, 8), r"a 2-D image; the model takes stacks \(C Z Y X\) with 1 channel\. Give it stacks"),
+        (2, {"channels": 1}, (1, 9, 8), r"only channel 0; .* of a file channel 1, counted from 0\. Give it"),
+        (2, {"z": 7}, (1, 5, 9, 8), r"of the planes the file has 0 to 4; .* of a file plane 7, counted from 0"),
+        (2, {}, (3, 9, 8), r"the image has 3 channels, .*with 1 channel\."),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_in_words_of_files(tmp_path, spatial_dims, load, stored, says):
+    config = experiment("m.csv", spatial_dims)
+    config["data"]["transforms"]["load"][0] |= load
+    write_image(tmp_path / "image.ome.tif", np.zeros(stored, np.uint16))
+    with pytest.raises(ImageError, match=rf"^{tmp_path}/image.ome.tif: .*{says}") as refusal:
+        predictor_of(config).read(tmp_path / "image.ome.tif")
+    for key in ("spatial_dims", "`z`", "`channels`", "data.transforms"):  # which the user of a bundle does not have
+        assert key not in str(refusal.value)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32", "float64", ">u2", "bool"])
@@ -112,7 +132,7 @@ def test_only_the_heads_that_are_asked_for_are_computed(predictor):
     [
         (lambda image: image[None], "axes"),
         (lambda image: image[0, 0], "axes"),
-        (lambda image: np.concatenate([image, image]), r"2 channel\(s\)"),
+        (lambda image: np.concatenate([image, image]), r"2 channels, .* with 1 channel\..* trained on"),
         (lambda image: image[:, :0], "empty"),
         (lambda image: np.where(image > 100, np.nan, image), "not finite"),
         (lambda image: np.where(image > 100, np.inf, image), "not finite"),
@@ -125,7 +145,7 @@ def test_an_image_that_does_not_fit_is_refused_with_what_is_expected(predictor, 
     with pytest.raises(ImageError, match=message) as caught:
         predictor.predict(change(pixels(predictor.input.spatial_dims)))
     if "finite" not in message:
-        assert f"the model takes {' '.join(predictor.input.axes)} with 1 channel" in str(caught.value)
+        assert f"({' '.join(predictor.input.axes)}) with 1 channel" in str(caught.value)
 
 
 def test_the_file_is_named_when_there_is_one(predictor):
