@@ -60,7 +60,8 @@ def _describe_object(value: Any, parents: tuple[int, ...]) -> Any:
     if isinstance(value, enum.Enum):
         return [_name(type(value)), value.name]
     if hasattr(value, "__dict__"):
-        return [_name(type(value)), _source(type(value)), _describe(vars(value), parents)]
+        kind: type = type(value)
+        return [_name(kind), _source(kind), _describe(vars(value), parents)]
     if " at 0x" not in repr(value):
         return [_name(type(value)), repr(value)]
     raise ConfigError(

@@ -223,9 +223,9 @@ def seeded(transforms: Sequence[Transform], seed: int) -> Iterator[None]:
     """Inside, all randomness of the transforms comes from `seed`; afterwards the global generators are as before."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     random.seed(seed)
-    np.random.seed(seed)
     torch.default_generator.manual_seed(seed)
     state = np.random.RandomState(seed)  # one for all: seeding one costs as much as flipping a patch
+    np.random.set_state(state.get_state())
     for transform in transforms:
         if isinstance(transform, Randomizable):
             transform.set_random_state(state=state)

@@ -211,14 +211,15 @@ class MultiTaskIm2Im(lightning.LightningModule):
     def _log_mean(self, split: str, name: str, value: Tensor, *, num_images: int) -> None:
         """Log the mean of a loss over the images of an epoch, on all ranks.
 
-        Every rank logs the same names in the same order in every step, with no images where it has none: at the end of
-        an epoch the ranks are averaged name by name in this order. The ranks may have different numbers of images, and
-        Lightning's own mean rounds their average to a whole number; torchmetrics' does not.
+        Every rank counts the same names in the same order in every step, with no images where it has none: at the end
+        of an epoch the ranks are averaged name by name in this order. The ranks may have different numbers of images,
+        and Lightning's own mean rounds their average to a whole number; torchmetrics' does not.
         """
         mean = self.means[f"{split}/{name}"]
         assert isinstance(mean, MeanMetric)
+        if not mean.update_called:  # Lightning needs to hear of it once an epoch, and takes 1 ms to hear
+            self.log(f"{split}/{name}", mean, on_step=False, on_epoch=True, prog_bar=name == "loss")
         mean.update(value, num_images)
-        self.log(f"{split}/{name}", mean, on_step=False, on_epoch=True, prog_bar=name == "loss")
 
     def _postprocessing(
         self, chosen: Mapping[str, Mapping[str, Callable[..., Tensor]]]
