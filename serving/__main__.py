@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from cyto_dl.errors import ConfigError, CytoDLError
+from serving.logs import configure_logging
+
+logger = logging.getLogger("serving")  # not __main__, as which this file runs
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -57,7 +60,7 @@ def check_ports(**ports: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Load the bundle and serve it until SIGTERM; the exit code."""
     options = parse_arguments(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging()
     try:
         check_ports(http_port=options.http_port, grpc_port=options.grpc_port)
         from cyto_dl.bundle import load_bundle  # with torch: --help does not wait for it
@@ -70,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from serving.server import build_server
 
     model = BundleModel(options.model_name or predictor.name, predictor)
-    build_server([model], http_port=options.http_port, grpc_port=options.grpc_port).start([])
+    http, grpc = options.http_port, options.grpc_port
+    logger.info("model %s: /v1/models/%s:predict on port %d, gRPC on port %d", model.name, model.name, http, grpc)
+    build_server([model], http_port=http, grpc_port=grpc).start([])
     return 0
 
 

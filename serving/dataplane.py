@@ -21,6 +21,28 @@ from serving.errors import Closed
 
 NPY_MAGIC = b"\x93NUMPY"
 
+# What people send instead, by how it begins.
+_BEGINNINGS = {
+    b"II*\0": "a TIFF file",
+    b"MM\0*": "a TIFF file",
+    b"II+\0": "a TIFF file",  # beyond 4 GB
+    b"MM\0+": "a TIFF file",
+    b"\x89PNG": "a PNG file",
+    b"\xff\xd8\xff": "a JPEG file",
+    b"PK\x03\x04": "an .npz or another zip file",
+    b"\x1f\x8b": "a gzip file",
+    b"\x89HDF": "an HDF5 file",
+    b"--": "a form, as curl -F sends it (use --data-binary)",
+    NPY_MAGIC: "a .npy file",
+}
+_V1_ACCEPTS = (
+    "Accepted are an image as numpy.save writes it (Content-Type application/x-npy) and JSON (application/json)."
+)
+_V2_ACCEPTS = (
+    "Accepted are JSON (Content-Type application/json), and JSON followed by binary tensors "
+    f"(application/octet-stream, the length of the JSON part in the header {INFERENCE_CONTENT_LENGTH_HEADER})."
+)
+
 
 class InputHeader(BaseModel):
     """One tensor as the JSON part of a request describes it."""
@@ -63,7 +85,7 @@ class ImageDataPlane(DataPlane):
             return decode_tensors(body, headers, model_name or ""), {}
         if body.startswith(NPY_MAGIC):
             return body, {}
-        return _json_object(body, hint="Send JSON, or an image in numpy's .npy format."), {}
+        return _json_object(body, headers, hint=_V1_ACCEPTS), {}
 
     async def ready(self) -> bool:
         """Whether there is a model, and every model can predict."""
@@ -91,8 +113,8 @@ def decode_tensors(body: bytes, headers: Mapping[str, str], model_name: str) -> 
     """
     length = headers.get(INFERENCE_CONTENT_LENGTH_HEADER)
     start = len(body) if length is None else _header_length(length, body)
-    hint = f"The JSON part has {length} bytes" if length else "JSON with binary tensors needs its length"
-    document = _json_object(body[:start], hint=f"{hint} in the header {INFERENCE_CONTENT_LENGTH_HEADER}.")
+    hint = f"{INFERENCE_CONTENT_LENGTH_HEADER} says that the JSON part has {length} bytes." if length else _V2_ACCEPTS
+    document = _json_object(body[:start], headers, hint=hint)
     try:
         header = RequestHeader.model_validate(document)
     except ValidationError as error:
@@ -116,11 +138,14 @@ def _header_length(text: str, body: bytes) -> int:
     return int(text)
 
 
-def _json_object(text: bytes, *, hint: str) -> dict[str, Any]:
+def _json_object(text: bytes, headers: Mapping[str, str], *, hint: str) -> dict[str, Any]:
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"the body is not JSON: {error}. {hint}") from error
+        kind = next((kind for beginning, kind in _BEGINNINGS.items() if text.startswith(beginning)), None)
+        found = f"looks like {kind}" if kind else f"is not JSON: {error if text else 'it is empty'}"
+        sent_as = f", sent as {headers['content-type']}" if "content-type" in headers else ""
+        raise InvalidInput(f"the body {found}{sent_as}. {hint}") from error
     if not isinstance(document, dict):
         raise InvalidInput(f"the body is a JSON {type(document).__name__}; it must be an object")
     return document

@@ -103,6 +103,34 @@ def test_a_body_that_is_not_json_is_refused(send, body, words, content_type):
     assert_refused(send("POST", INFER, content=body, headers={"Content-Type": content_type}), words)
 
 
+@pytest.mark.parametrize(
+    ("body", "looks_like"),
+    [
+        (b"II*\0\x08\0\0\0", "a TIFF file"),
+        (b"MM\0+\0\x08\0\0", "a TIFF file"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG file"),
+        (b"\xff\xd8\xff\xe0", "a JPEG file"),
+        (b"PK\x03\x04", ".npz"),
+        (b"--------------------------ab\r\n", "--data-binary"),
+        (b"", "empty"),
+        (b"raw pixels", "line 1 column 1"),
+    ],
+)
+@pytest.mark.parametrize("content_type", ["application/x-npy", "image/tiff", "application/json"])
+def test_a_file_of_another_format_is_refused_with_what_it_looks_like_and_what_is_accepted(
+    send, body, looks_like, content_type
+):
+    response = send("POST", PREDICT, content=body, headers={"Content-Type": content_type})
+    assert_refused(response, [looks_like, f"sent as {content_type}", "application/x-npy", "application/json"])
+    response = send("POST", INFER, content=body, headers={"Content-Type": content_type})
+    assert_refused(response, [looks_like, "application/json", "application/octet-stream", LENGTH.lower()])
+
+
+def test_a_npy_file_to_the_route_of_tensors_is_refused_as_such(send):
+    response = send("POST", INFER, content=npy(PICTURE), headers={"Content-Type": "application/x-npy"})
+    assert_refused(response, ["looks like a .npy file", "application/octet-stream"])
+
+
 BINARY = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4)
 
 
