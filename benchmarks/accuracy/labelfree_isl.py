@@ -29,6 +29,7 @@ from cyto_dl.bundle import export_bundle, load_bundle
 from cyto_dl.config import compose_experiment
 from cyto_dl.data.image import read_image, write_image
 from cyto_dl.evaluation import evaluate
+from cyto_dl.resume import last_checkpoint
 from cyto_dl.train import train
 
 STAINS = ("dapi", "map2", "nfh")
@@ -155,7 +156,7 @@ def network_predictions(
     configs = [experiment(fields["train"], manifest, runs / f"training_{seed}", epochs, seed) for seed in SEEDS]
     for config in configs:
         train(config)
-    checkpoints = [runs / f"training_{seed}" / "checkpoints" / "last.ckpt" for seed in SEEDS]
+    checkpoints = [last_checkpoint(runs / f"training_{seed}") for seed in SEEDS]
     predictor = load_bundle(export_bundle(checkpoints, runs / "bundle", name="isl"))
     summary = evaluate(predictor, configs[0], manifest=manifest, split="test").summary
     predictions = predictor.predict(fields["test"].planes)

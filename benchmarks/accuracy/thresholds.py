@@ -22,7 +22,10 @@ def choose_thresholds(
     head: str,
     grid: Mapping[str, Sequence[Any]],
 ) -> tuple[dict[str, Any], int]:
-    """The best arguments of `postprocessing.instances`, and how many were tried; the network runs once per image."""
+    """The best arguments of `postprocessing.instances`, and how many were tried; the network runs once per image.
+
+    Of equally good ones the first in the order of the grid.
+    """
     stitched = replace(predictor, postprocess={head: identity})
     logits = [stitched.predict(image)[head] for image in images]
     best, best_score, tried = {}, -1.0, 0
