@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from cyto_dl.data.collate import PRESENT
 from cyto_dl.data.image import write_image
 from cyto_dl.errors import ConfigError
 from cyto_dl.inference.picture import coloured_labels, grey, plane
@@ -109,8 +108,7 @@ def _draw(
     inputs, predictions = model.postprocessing["input"], model.postprocessing["prediction"]
     drawings = [(model.x_key, inputs[model.x_key], batch[model.x_key][index])]
     for name in model.tasks:
-        there = batch.get(PRESENT, {}).get(name)  # the images that have this target; None: all
-        positions = range(len(batch[model.x_key])) if there is None else there.tolist()
+        positions = model.images_with(name, batch).tolist() if name in batch else []
         if index in positions:
             drawings.append((f"{name}_target", inputs[name], batch[name][positions.index(index)]))
         drawings.append((name, predictions[name], logits[name][index]))

@@ -192,7 +192,7 @@ class GAN(MultiTaskIm2Im):
 
     def _pairs(self, logits: Mapping[str, Tensor], batch: Batch) -> Pairs:
         """The images of a batch that have all targets that are judged."""
-        positions = {name: self._images_with(name, batch) for name in self.judged}
+        positions = {name: self.images_with(name, batch) for name in self.judged}
         common = positions[self.judged[0]]
         for there in positions.values():
             common = common[torch.isin(common, there)]

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from cyto_dl.data.collate import PRESENT
 from cyto_dl.data.scale import scale_of, target_spacing
 from cyto_dl.errors import ConfigError, TrainingError, list_problems
 from cyto_dl.inference.sliding_window import SlidingWindow
@@ -112,6 +113,23 @@ class MultiTaskIm2Im(lightning.LightningModule):
         for split in SPLITS_OF_STAGE.get(stage, ()):
             self._without_targets[split] = frozenset(name for name in self.tasks if not self._may_have(split, [name]))
 
+    def images_with(self, name: str, batch: Batch) -> Tensor:
+        """The positions in the batch of the images that have a target; `batch[name]` holds the targets of these.
+
+        Raises:
+            ConfigError: The batch knows no such target.
+        """
+        present = batch.get(PRESENT, {})
+        if name in present:
+            there: Tensor = present[name]
+            return there
+        if name in batch:
+            return torch.arange(len(batch[self.x_key]), device=batch[self.x_key].device)
+        raise ConfigError(
+            f"model.task_heads.{name}: the batch has no target '{name}' (it has {', '.join(batch)}). "
+            f"Map it to a column of the manifest: data.columns.{name}."
+        )
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of the heads' losses on a batch of patches."""
         logits = self(batch[self.x_key])
@@ -138,7 +156,7 @@ class MultiTaskIm2Im(lightning.LightningModule):
         for name, task in self.tasks.items():
             if name in unmeasured:
                 continue
-            there = self._images_with(name, batch)
+            there = self.images_with(name, batch)
             if len(there):
                 task.update_metrics(logits[name][there], batch[name], draw=self.postprocessing["prediction"][name])
             for metric_name, metric in task.metrics.items():
@@ -149,7 +167,7 @@ class MultiTaskIm2Im(lightning.LightningModule):
         zero = torch.zeros((), device=self.device)
         losses, unused = {}, zero
         for name, task in self.tasks.items():
-            there = self._images_with(name, batch)
+            there = self.images_with(name, batch)
             if not len(there):  # a gradient of zero: DDP waits for one of every parameter
                 unused = unused + 0 * logits[name].sum()
                 if name not in self._without_targets.get(split, ()):
@@ -176,19 +194,6 @@ class MultiTaskIm2Im(lightning.LightningModule):
         scale = scale_of(tuple(source.shape[2:]), tuple(target.shape[2:]))
         spacings_um = [target_spacing(spacing_um[index], scale) for index in images]
         return task.encode(target, spacings_um, paths=[paths[index] for index in images])
-
-    def _images_with(self, name: str, batch: Batch) -> Tensor:
-        """The positions in the batch of the images that have a target; `batch[name]` holds the targets of these."""
-        present = batch.get("present", {})
-        if name in present:
-            there: Tensor = present[name]
-            return there
-        if name in batch:
-            return torch.arange(len(batch[self.x_key]), device=batch[self.x_key].device)
-        raise ConfigError(
-            f"model.task_heads.{name}: the batch has no target '{name}' (it has {', '.join(batch)}). "
-            f"Map it to a column of the manifest: data.columns.{name}."
-        )
 
     def _check_finite(self, name: str, loss: Tensor, batch: Batch, batch_idx: int) -> None:
         if not torch.isfinite(loss):

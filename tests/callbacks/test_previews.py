@@ -85,6 +85,19 @@ def test_a_target_that_an_image_lacks_is_not_drawn(tmp_path, make_model, loader,
 
 
 @DIMS
+def test_a_batch_without_any_target_of_a_task_shows_none(tmp_path, make_model, loader, make_trainer, spatial_dims):
+    def without_seg(batch):
+        there = {key: value for key, value in batch.items() if key != "seg"}
+        return there | {"present": {"seg": torch.tensor([], dtype=torch.long)}}
+
+    (batch,) = loader(spatial_dims, num_images=1)
+    model, trainer = make_model(spatial_dims), make_trainer(ImagePreviews(str(tmp_path)))
+    trainer.fit(model, loader(spatial_dims, patch=16), DataLoader([without_seg(batch)], batch_size=None))
+    drawn = {path.name for path in (tmp_path / "valid" / "epoch_000").glob("*.png")}
+    assert drawn == {f"cell_{name}.png" for name in NAMES if name != "seg_target"}
+
+
+@DIMS
 def test_a_png_shows_the_middle_plane_in_8_bits(tmp_path, make_model, loader, make_trainer, spatial_dims):
     run(make_model(spatial_dims), make_trainer(ImagePreviews(str(tmp_path))), loader, spatial_dims, num_images=1)
     (batch,) = loader(spatial_dims, num_images=1)
