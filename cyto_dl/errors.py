@@ -56,9 +56,18 @@ class TrainingError(CytoDLError):
     exit_code = 4
 
 
-def list_problems(problems: Sequence[str], *, limit: int = 20) -> str:
-    """Problems as an indented list, one a line; what is over `limit` is counted."""
-    lines = [f"  - {problem}" for problem in problems[:limit]]
-    if len(problems) > limit:
-        lines.append(f"  ... and {len(problems) - limit} more")
+def list_problems(*kinds: Sequence[str], limit: int = 20) -> str:
+    """Problems as an indented list, one a line; of each kind, what is over `limit` is counted.
+
+    A mistake that all images share thus hides no other.
+
+    Args:
+        kinds: Problems that are alike, in one list.
+        limit: How many of a kind are shown.
+    """
+    lines = []
+    for problems in kinds:
+        lines += [f"  - {problem}" for problem in problems[:limit]]
+        if len(problems) > limit:
+            lines.append(f"  ... and {len(problems) - limit} more")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ import torch
 
 from cyto_dl.bundle.build import build_predictor, document_from_config
 from cyto_dl.config import compose_experiment, experiments
-from cyto_dl.errors import CytoDLError
+from cyto_dl.errors import CytoDLError, ManifestError
 from cyto_dl.inference.batch import predict_images
 from cyto_dl.train import train
 from tests.test_train import STACKS_ONLY, overrides_for
@@ -57,19 +57,20 @@ PIXELS = {
     "NaN in a target of the test": ("seg_3.tif", with_pixel(np.nan), "NaN"),
 }
 LABELS = {
-    "a label that is no whole number": ("seg_1.tif", lambda labels: labels * 0.3, "whole number"),
-    "a negative label": ("seg_1.tif", lambda labels: -labels, "negative"),
-    "such a label in the validation": ("seg_2.tif", lambda labels: labels * 0.3, "whole number"),
-    "such a label in the test": ("seg_3.tif", lambda labels: labels * 0.3, "value 0.3"),
+    "a label that is no whole number": ("seg_1.tif", with_pixel(0.3), "e.g. 0.3"),
+    "a negative label": ("seg_1.tif", with_pixel(-7), "e.g. -7"),
+    "such a label in the validation": ("seg_2.tif", lambda labels: labels * 0.3, "e.g. "),
+    "such a label in the test": ("seg_3.tif", with_pixel(-1), "1 of its pixels"),
 }
-REFUSED = [(each, wrong) for each in HEADS for wrong in PIXELS] + [("im2im/instance_seg", wrong) for wrong in LABELS]
+OF_LABELS = {"im2im/instance_seg": [], "im2im/segmentation_classes": ["num_classes=5"]}  # blobs 1 to 4, and background
+REFUSED = [(each, wrong) for each in HEADS for wrong in PIXELS]
 
 
 @pytest.mark.parametrize(("experiment", "wrong"), REFUSED)
 def test_training_refuses_values_that_nothing_can_be_learnt_from_and_names_the_file(
     folder, tmp_path, experiment, wrong
 ):
-    file, spoil, says = {**PIXELS, **LABELS}[wrong]
+    file, spoil, says = PIXELS[wrong]
     change(folder / file, spoil)
     with pytest.raises(CytoDLError) as error:
         train(config_of(experiment, folder, tmp_path / "run"))
@@ -77,6 +78,26 @@ def test_training_refuses_values_that_nothing_can_be_learnt_from_and_names_the_f
     assert file in str(error.value) or source in str(error.value), error.value
     assert says in str(error.value), error.value
     assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("experiment", OF_LABELS)
+@pytest.mark.parametrize("wrong", LABELS)
+def test_training_refuses_wrong_labels_of_all_splits_before_its_first_step(folder, tmp_path, experiment, wrong):
+    file, spoil, says = LABELS[wrong]
+    change(folder / file, spoil)
+    with pytest.raises(ManifestError) as error:
+        train(config_of(experiment, folder, tmp_path / "run", *OF_LABELS[experiment]))
+    assert all(words in str(error.value) for words in [file, "is a label image", says]), error.value
+    assert not list(tmp_path.glob("run/*"))
+
+
+# experiments whose targets are intensities, or masks above a threshold
+@pytest.mark.parametrize("experiment", ["im2im/labelfree", "im2im/denoise", "im2im/segmentation"])
+def test_other_targets_may_be_negative_and_fractions(folder, tmp_path, experiment):
+    for path in folder.glob("seg_*.tif"):
+        change(path, lambda pixels: 0.7 * pixels - 0.1)
+    metrics = train(config_of(experiment, folder, tmp_path / "run", *BY_LOSS))
+    assert math.isfinite(metrics["valid/loss"])
 
 
 EMPTY = {
@@ -152,7 +173,7 @@ PREDICTED = {
     "infinity": (lambda path: change(path, with_pixel(np.inf)), [], ["not finite"]),
     "one channel for three": (lambda path: None, ["raw_im_channels=3"], ["1 channel", "3 channel"]),
     "three channels for one": (lambda path: write(path, np.zeros((3, 64, 64)), "CYX"), [], ["3 channel", "1 channel"]),
-    "a plane for a volume": (lambda path: None, ["spatial_dims=3", "data.patch_shape=[8,16,16]"], ["spatial_dims"]),
+    "a plane for a volume": (lambda path: None, ["spatial_dims=3", "data.patch_shape=[8,16,16]"], ["a 2-D image"]),
     "a volume for a plane": (lambda path: write(path, np.zeros((5, 64, 64)), "ZYX"), [], ["5 planes"]),
 }
 

@@ -4,13 +4,14 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from cyto_dl.data.image import ImageInfo, describe_array, describe_image, select_array, wrong_num_channels
 from cyto_dl.data.manifest import ROW, Row
-from cyto_dl.data.scale import Scale, common_steps, no_scale, off_the_grid, scale_of
+from cyto_dl.data.scale import Scale, common_steps, no_scale, off_the_grid, other_scale, scale_of
 from cyto_dl.errors import ImageError
 
 Read = Mapping[str, Any]  # keyword arguments of read_image, and num_channels
@@ -113,10 +114,19 @@ def _differences(by_key: Mapping[str, Mapping[Any, list[Described]]], name: str)
     return problems
 
 
-def check_sizes(described: Sequence[Sequence[Described]], source_key: str) -> list[str]:
+def check_sizes(
+    described: Sequence[Sequence[Described]],
+    source_key: str,
+    scales: Mapping[str, int | Sequence[int]] = MappingProxyType({}),
+) -> list[str]:
     """The targets whose size is no whole multiple or fraction of their source's, and those of differing multiples.
 
     Targets may lack the source's leading axes.
+
+    Args:
+        described: As `describe_rows` returns them.
+        source_key: The key of the source.
+        scales: How many voxels of a target lie along one of its source, for the targets of which that is said.
     """
     problems = []
     by_key: dict[str, dict[Scale, list[Described]]] = defaultdict(lambda: defaultdict(list))
@@ -124,13 +134,18 @@ def check_sizes(described: Sequence[Sequence[Described]], source_key: str) -> li
         source, targets = _source_and_targets(row, source_key)
         for target in targets if source else ():
             assert source is not None
-            scale = scale_of(source.info.shape[1:], target.info.shape[1:])
-            if scale is not None:
+            shape, found = source.info.shape[1:], target.info.shape[1:]
+            scale = scale_of(shape, found)
+            if target.key not in scales and scale is not None:
                 by_key[target.key][scale].append(target)
                 continue
-            sizes = {"shape": source.info.shape[1:], "found": target.info.shape[1:]}
-            problem = no_scale(source_key, source.path, key=target.key, target=target.path, **sizes)
-            problems.append(f"{source.where}: {problem}")
+            names = {"key": target.key, "target": target.path}
+            if target.key in scales:
+                given = scales[target.key]
+                problem = other_scale(source_key, source.path, shape, scale=given, found=found, **names)
+            else:
+                problem = no_scale(source_key, source.path, shape, found=found, **names)
+            problems += [f"{source.where}: {problem}"] if problem else []
     named = {key: {_as_text(scale): some for scale, some in groups.items()} for key, groups in by_key.items()}
     return problems + _differences(named, "number of voxels per voxel of the source")
 
@@ -138,7 +153,10 @@ def check_sizes(described: Sequence[Sequence[Described]], source_key: str) -> li
 def check_patch_shape(
     described: Sequence[Sequence[Described]], source_key: str, patch_shape: Sequence[int]
 ) -> list[str]:
-    """The sources that a patch does not fit into, or whose targets it would cut through a voxel."""
+    """The sources that a patch does not fit into, or whose targets it would cut through a voxel.
+
+    Of a stack whose target is a projection, a patch needs every plane: any of them may have made the projection.
+    """
     patch = tuple(patch_shape)
     problems = []
     for row in described:
@@ -148,11 +166,22 @@ def check_patch_shape(
         shape = source.info.shape[1:]
         scales = [scale_of(shape, target.info.shape[1:]) for target in targets]
         steps = common_steps(len(shape), [scale for scale in scales if scale is not None])
-        if not fits(patch, shape):
+        projection = next((target for target in targets if len(target.info.shape) < len(source.info.shape)), None)
+        if projection is not None and len(patch) == len(shape) and patch[0] != shape[0]:
+            problems.append(f"{source.where}: {_other_planes(source, projection, patch[0])}")
+        elif not fits(patch, shape):
             problems.append(f"{source.where}: {patch_too_large(source.path, shape, patch)}")
         elif any(size % step for size, step in zip(patch, steps, strict=True)):
             problems.append(f"{source.where}: {off_the_grid(source.path, patch, steps)}")
     return problems
+
+
+def _other_planes(source: Described, projection: Described, num_planes: int) -> str:
+    return (
+        f"{source.path}: the stack has {source.info.shape[1]} planes, but num_planes (the first number of "
+        f"data.patch_shape) is {num_planes}. '{projection.key}' ({projection.path}) is a projection of the stack, so "
+        "patches have all its planes: set num_planes, and give every stack as many."
+    )
 
 
 def _source_and_targets(row: Sequence[Described], source_key: str) -> tuple[Described | None, list[Described]]:

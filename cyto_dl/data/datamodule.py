@@ -3,7 +3,6 @@
 manifest -> rows per split -> CachedDataset (load, preprocess) -> PatchDataset (train) | WholeImages -> batches
 """
 
-import inspect
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -11,8 +10,8 @@ from os import PathLike
 from typing import Any
 
 from lightning import LightningDataModule, Trainer
-from torch.utils.data import DataLoader
 
+from cyto_dl.data.arguments import key_problems, loader_problems, number_problems
 from cyto_dl.data.axes import check_axes
 from cyto_dl.data.cache import CachedDataset
 from cyto_dl.data.check import (
@@ -24,10 +23,11 @@ from cyto_dl.data.check import (
     check_sizes,
     describe_rows,
 )
-from cyto_dl.data.collate import PRESENT, collate
+from cyto_dl.data.collate import collate
 from cyto_dl.data.dry_run import check_without_targets
+from cyto_dl.data.labels import CheckLabelsd, read_problems, uncertain_rows
 from cyto_dl.data.loader import ImageLoader, PatchSampler, ResumableLoader, RowSampler
-from cyto_dl.data.manifest import ROW, InMemory, Row, Rows, collect_rows, read_manifest
+from cyto_dl.data.manifest import InMemory, Row, Rows, collect_rows, read_manifest
 from cyto_dl.data.patches import Encoder, PatchDataset, WholeImages
 from cyto_dl.data.stages import Stages, for_source, made_targets, readers, stages
 from cyto_dl.data.tables import SPLITS
@@ -36,9 +36,7 @@ from cyto_dl.errors import ConfigError, ManifestError, list_problems
 
 logger = logging.getLogger(__name__)
 
-RESERVED = ("path", "spacing_um", PRESENT, ROW)
-DATA_LOADER_ARGUMENTS = tuple(inspect.signature(DataLoader.__init__).parameters)[2:]  # without self, dataset
-OWN_ARGUMENTS = ("dataset", "sampler", "batch_sampler", "shuffle")  # of torch's DataLoader
+WORKERS = ("num_workers", "multiprocessing_context")  # of torch's DataLoader, for reading ahead of the training
 SPLITS_OF_STAGE = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("predict",)}
 
 
@@ -55,6 +53,8 @@ class DataframeDatamodule(LightningDataModule):
         columns: Batch key -> column of the manifest. A row needs its source and at least one target.
         transforms: {load, preprocess, augment}, one list, or one list per split (see `cyto_dl.data.stages`).
         source_key: The key of the source; the other keys are targets. Default: the first of `columns`.
+        scales: Target key -> how many of its voxels lie along one of the source: one whole number, or one per axis.
+            Checked before a training; a target without it may have any scale that is the same for all images.
         split_column: The column of the splits, when the manifest is one file.
         cache_dir: Where preprocessed images are kept across epochs and runs; None computes them each time.
         patch_shape: What training sees, (Z)YX; None for whole images.
@@ -73,6 +73,7 @@ class DataframeDatamodule(LightningDataModule):
         columns: Mapping[str, str],
         transforms: Mapping[str, Sequence[Any]] | Sequence[Any],
         source_key: str | None = None,
+        scales: Mapping[str, int | Sequence[int]] | None = None,
         split_column: str | None = None,
         cache_dir: str | None = None,
         patch_shape: Sequence[int] | None = None,
@@ -87,6 +88,7 @@ class DataframeDatamodule(LightningDataModule):
         self.path = path
         self.columns = dict(columns)
         self.source_key = source_key or next(iter(self.columns), "")
+        self.scales = dict(scales or {})
         self.transforms = transforms
         self.split_column = split_column
         self.cache_dir = cache_dir
@@ -98,7 +100,9 @@ class DataframeDatamodule(LightningDataModule):
         self.batch_size = batch_size
         self.loader_kwargs = loader_kwargs
         self.encoders: dict[str, Encoder] = {}  # by target; the model that trains sets those of its heads
+        self.labels: frozenset[str] = frozenset()  # the targets that are labels; set in the same way
         self._rows: Rows | None = None
+        self._described: dict[str, list[list[Described]]] = {}  # the headers of the splits that were set up
         self._checked: set[str | None] = set()  # stages whose images need no second look at their headers
         self._keeps_size = False  # whether preprocessing is known to leave the images' size as it is in the files
         self._check_arguments()
@@ -112,25 +116,49 @@ class DataframeDatamodule(LightningDataModule):
         """
         if stage in self._checked:
             return
-        wanted = SPLITS_OF_STAGE.get(stage or "", tuple(self.rows))
-        rows = {split: self.rows[split] for split in wanted if split in self.rows}
-        problems = check_leakage(self.rows, source_key=self.source_key)
-        described: list[list[Described]] = []
-        for split, found in rows.items():
+        wanted = [split for split in SPLITS_OF_STAGE.get(stage or "", tuple(self.rows)) if split in self.rows]
+        problems = [check_leakage(self.rows, source_key=self.source_key)]
+        for split in wanted:
             reads = {key: reader.selection for key, reader in readers(self._stages_of(split).load).items()}
-            images, unreadable = describe_rows(found, reads)
-            problems += unreadable
-            described += images
-            if split == "train" and self._keeps_size and self.patch_shape is not None:
-                problems += check_patch_shape(images, self.source_key, self.patch_shape)
-        problems += check_channels(described)
+            self._described[split], unreadable = describe_rows(self.rows[split], reads)
+            problems.append(unreadable)
+        described = [row for split in wanted for row in self._described[split]]
+        problems.append(check_channels(described))
         if self._keeps_size:
-            problems += check_sizes(described, self.source_key)
+            problems.append(check_sizes(described, self.source_key, self.scales))
+        if self._keeps_size and "train" in wanted and self.patch_shape is not None:
+            problems.append(check_patch_shape(self._described["train"], self.source_key, self.patch_shape))
         for warning in check_dtypes(described, self.source_key):
             logger.warning("%s", warning)
-        if problems:
-            raise ManifestError(f"{self._name}: the images cannot be used:\n{list_problems(problems)}")
+        self._refuse(*problems)
         self._checked.add(stage)
+
+    def require(self, *splits: str) -> None:
+        """Raise unless the manifest has rows of each of these splits.
+
+        Raises:
+            ManifestError: With the splits that there are, and how many rows each has.
+        """
+        for split in splits:
+            self._rows_of(split)
+
+    def check_labels(self, keys: Collection[str]) -> None:
+        """Say which targets are label images, and look for fractions and negative numbers in them.
+
+        Read are those of all splits that `setup` has seen whose header allows for such numbers; through the cache, so
+        once per file. What is read later is checked then, on whole images too.
+
+        Raises:
+            ManifestError: With all label images that cannot be used.
+        """
+        self.labels = frozenset(keys) & frozenset(self.columns)
+        problems: list[str] = []
+        workers = {name: self.loader_kwargs[name] for name in WORKERS if name in self.loader_kwargs}
+        for split, described in self._described.items():
+            if numbers := uncertain_rows(described, self.labels):
+                logger.info("reading %d label images of the split '%s' to check their numbers", len(numbers), split)
+                problems += read_problems(self._samples(split), numbers, workers=workers)
+        self._refuse(problems)
 
     @property
     def rows(self) -> Rows:
@@ -203,9 +231,10 @@ class DataframeDatamodule(LightningDataModule):
     def _samples(self, split: str) -> CachedDataset:
         found = self._stages_of(split)
         is_seen_once = split == "predict"  # and without targets
+        checks = [CheckLabelsd(self.labels)] if self.labels and not is_seen_once else []
         return CachedDataset(
             self._rows_of(split),
-            (*found.load, *found.preprocess),
+            (*found.load, *found.preprocess, *checks),
             source_key=self.source_key,
             target_keys=() if is_seen_once else [key for key in self.columns if key != self.source_key],
             cache_dir=None if is_seen_once else self.cache_dir,
@@ -240,27 +269,17 @@ class DataframeDatamodule(LightningDataModule):
         return found
 
     def _check_arguments(self) -> None:
-        keys = ", ".join(self.columns) or "nothing"
-        foreign = ", ".join(name for name in self.loader_kwargs if name not in (*DATA_LOADER_ARGUMENTS, *OWN_ARGUMENTS))
-        reserved = ", ".join(key for key in self.columns if key in RESERVED)
-        own = ", ".join(name for name in OWN_ARGUMENTS if name in self.loader_kwargs)
-        unknown = self.foreground_key is not None and self.foreground_key not in self.columns
-        wrong = {
-            f"data.columns has the key {reserved}, which is not free: batches and rows use it": bool(reserved),
-            f"data.source_key is '{self.source_key}', but data.columns has {keys}": self.source_key not in self.columns,
-            f"data.foreground_key is '{self.foreground_key}', but data.columns has {keys}": unknown,
-            f"data.foreground_fraction is {self.foreground_fraction}, but it is a fraction, 0 to 1": not 0
-            <= self.foreground_fraction
-            <= 1,
-            "data.foreground_fraction is given without data.foreground_key": self.foreground_fraction > 0
-            and self.foreground_key is None,
-            f"data.patches_per_image is {self.patches_per_image}, but at least 1 is needed": self.patches_per_image < 1,
-            f"data.batch_size is {self.batch_size}, but at least 1 is needed": self.batch_size < 1,
-            f"data.patch_shape is {self.patch_shape}, but at least 1 is needed": min(self.patch_shape or (1,)) < 1,
-            f"data.{foreign} is neither an argument of the data module nor of torch's DataLoader": bool(foreign),
-            f"data.{own} cannot be given: the order of the images is the data module's": bool(own),
-        }
-        if problems := [message for message, is_wrong in wrong.items() if is_wrong]:
+        problems = key_problems(
+            self.columns,
+            source_key=self.source_key,
+            foreground_key=self.foreground_key,
+            foreground_fraction=self.foreground_fraction,
+            scales=self.scales,
+        )
+        problems += number_problems(
+            patches_per_image=self.patches_per_image, batch_size=self.batch_size, patch_shape=self.patch_shape
+        )
+        if problems := problems + loader_problems(self.loader_kwargs):
             raise ConfigError(f"the data configuration cannot be used:\n{list_problems(problems)}")
 
     def _check_readers(self, found: Stages) -> None:
@@ -275,6 +294,10 @@ class DataframeDatamodule(LightningDataModule):
     def _loader_arguments(self, samples: CachedDataset) -> dict[str, Any]:
         optional = tuple(sorted(frozenset().union(*samples.missing)))
         return {"collate_fn": partial(collate, optional=optional), **self.loader_kwargs}
+
+    def _refuse(self, *problems: Sequence[str]) -> None:
+        if any(problems):
+            raise ManifestError(f"{self._name}: the images cannot be used:\n{list_problems(*problems)}")
 
     @property
     def _name(self) -> str:

@@ -66,6 +66,30 @@ def no_scale(source_key: str, source: str, shape: Sequence[int], *, key: str, ta
     )
 
 
+def other_scale(
+    source_key: str,
+    source: str,
+    shape: Sequence[int],
+    *,
+    scale: int | Sequence[int],
+    key: str,
+    target: str,
+    found: Sequence[int],
+) -> str:
+    """The message for a target that has not `scale` times as many voxels as its source; empty where it has."""
+    factors = [scale] * len(shape) if isinstance(scale, int) else list(scale)
+    if len(factors) != len(shape):
+        return f"scale (data.scales.{key}) is {scale}, but '{source_key}' ({source}) has {len(shape)} axes: {shape}."
+    expected = tuple(size * factor for size, factor in zip(shape, factors, strict=True))
+    if expected == tuple(found):
+        return ""
+    return (
+        f"'{source_key}' ({source}) has the size {tuple(shape)}, so with scale {scale} (data.scales.{key}) "
+        f"'{key}' ({target}) must have {expected}, but it has {tuple(found)}. Correct scale, or crop the images: both "
+        "must show exactly the same field."
+    )
+
+
 def off_the_grid(path: str, patch_shape: Sequence[int], steps: Sequence[int]) -> str:
     """The message for a patch that would end inside a voxel of a coarser target."""
     return (

@@ -41,6 +41,11 @@ class Task:
         return "regression" if self.activation == "identity" else "segmentation"
 
     @property
+    def has_labels(self) -> bool:
+        """Whether every pixel of a target of one channel is the number of an object or of a class."""
+        return self.kind == "instances" or (self.kind == "segmentation" and self.activation == "softmax")
+
+    @property
     def encoder(self) -> Encoder | None:
         """The head's `encode`, where what is learnt is not the target itself."""
         return getattr(self.head, "encode", None)

@@ -94,6 +94,38 @@ def test_images_that_a_patch_does_not_fit_into_are_named(write):
     assert len(check_patch_shape(described, "raw", [4, 4, 4])) == 2
 
 
+@pytest.mark.parametrize("scale", [2, [2, 2]])
+def test_a_target_of_another_scale_than_was_said_is_named_with_its_source(write, scale):
+    rows = [row(2, raw=write("a"), seg=write("fine", (1, 16, 20))), row(3, raw=write("b"), seg=write("c", (1, 24, 30)))]
+    described, _ = describe_rows(rows, READS)
+    (problem,) = check_sizes(described, "raw", {"seg": scale})
+    assert problem.startswith("m.csv:3: 'raw' (")
+    assert "b.ome.tif) has the size (8, 10), so with scale" in problem
+    assert "(data.scales.seg) 'seg' (" in problem
+    assert "c.ome.tif) must have (16, 20), but it has (24, 30). Correct scale" in problem
+
+
+def test_a_scale_of_too_few_axes_is_said(write):
+    described, _ = describe_rows([row(2, raw=write("a"), seg=write("b"))], READS)
+    (problem,) = check_sizes(described, "raw", {"seg": [1, 2, 2]})
+    assert "scale (data.scales.seg) is [1, 2, 2], but 'raw'" in problem
+    assert "has 2 axes" in problem
+
+
+@pytest.mark.parametrize("num_planes", [4, 6])
+def test_stacks_of_another_number_of_planes_than_their_patches_are_named_where_targets_are_projections(
+    write, num_planes
+):
+    reads = {"raw": {"spatial_dims": 3}, "seg": {"spatial_dims": 2}}
+    described, _ = describe_rows([row(2, raw=write("stack", (1, 5, 8, 10)), seg=write("a"))], reads)
+    assert check_patch_shape(described, "raw", [5, 4, 4]) == []
+    (problem,) = check_patch_shape(described, "raw", [num_planes, 4, 4])
+    assert problem.startswith("m.csv:2: ")
+    assert "stack.ome.tif: the stack has 5 planes, but num_planes" in problem
+    assert f"data.patch_shape) is {num_planes}. 'seg' (" in problem
+    assert "a.ome.tif) is a projection" in problem
+
+
 def test_one_image_in_two_splits_is_leakage_and_predicting_it_is_not(write, tmp_path):
     image = write("a")
     os.symlink(image, tmp_path / "link.ome.tif")

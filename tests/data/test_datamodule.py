@@ -275,6 +275,37 @@ def test_a_split_that_is_not_there_is_said_with_those_that_are(datamodule):
         datamodule().predict_dataloader()
 
 
+def test_splits_that_a_training_needs_can_be_asked_for_before_anything_else(datamodule):
+    data = datamodule()
+    data.require("train", "valid", "test")
+    with pytest.raises(ManifestError, match=r"no rows of the split 'predict'; there are train \(3\)"):
+        data.require("train", "predict")
+
+
+@pytest.mark.parametrize("scale", [1.5, 0, "2", [2, 0]])
+def test_a_scale_that_is_no_whole_number_is_refused(datamodule, scale):
+    with pytest.raises(
+        ConfigError, match=r"scale \(data\.scales\.seg\) is .*; give a whole number from 1 on, or one per"
+    ):
+        datamodule(scales={"seg": scale})
+    with pytest.raises(ConfigError, match=r"data\.scales has the key 'mask', but data\.columns has raw, seg"):
+        datamodule(scales={"mask": 2})
+
+
+def test_a_mistake_that_many_images_share_hides_no_other():
+    rows = [{"raw": np.zeros((8, 8)), "seg": np.zeros((8, 9))} for _ in range(50)]
+    rows.append({"raw": np.zeros((3, 8, 8)), "seg": np.full((8, 8), np.nan)})
+    data = DataframeDatamodule(
+        path={"train": rows}, columns={"raw": "raw", "seg": "seg"}, transforms=[ReadImaged(["raw", "seg"], 2)]
+    )
+    with pytest.raises(ManifestError) as caught:
+        data.setup("fit")
+    assert str(caught.value).count("'seg' (train[") == 20
+    assert "... and 30 more" in str(caught.value)
+    assert "train[50] 'seg': 64 of 64 pixels of 'seg' are NaN" in str(caught.value)
+    assert "differ in their number of channels" in str(caught.value)
+
+
 def test_images_of_different_sizes_in_a_batch_are_named():
     rows = {"train": [{"raw": np.zeros((8, size))} for size in (8, 9)]}
     data = DataframeDatamodule(path=rows, columns={"raw": "raw"}, transforms=[ReadImaged("raw", 2)], batch_size=2)

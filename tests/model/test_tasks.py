@@ -9,8 +9,15 @@ from torchmetrics import MeanSquaredError
 from cyto_dl.errors import ConfigError
 from cyto_dl.metrics import Dice
 from cyto_dl.model import activate, build_tasks
-from cyto_dl.model.heads import IdentityHead
-from cyto_dl.model.losses import CharbonnierLoss, ForegroundMSELoss, GradientLoss, MaskedMSELoss, WeightedSum
+from cyto_dl.model.heads import IdentityHead, InstanceHead
+from cyto_dl.model.losses import (
+    CharbonnierLoss,
+    ForegroundMSELoss,
+    GradientLoss,
+    InstanceLoss,
+    MaskedMSELoss,
+    WeightedSum,
+)
 from cyto_dl.model.tasks import activation_of_loss
 from cyto_dl.model.utils.postprocessing import identity
 
@@ -158,3 +165,15 @@ def test_a_target_outside_what_the_head_predicts_is_refused(loss, channels, high
     target[..., 0] = highest
     with pytest.raises(ConfigError, match=rf"target 'seg' has values from .*{highest}"):
         task.check_target(torch.rand(1, channels, 8, 8), target)
+
+
+def test_numbers_of_objects_and_of_classes_are_labels_and_probabilities_and_intensities_are_not():
+    tasks = build_tasks(
+        {
+            "objects": {"head": InstanceHead(1, spatial_dims=2), "loss": InstanceLoss()},
+            "classes": {"head": IdentityHead(), "loss": losses.DiceCELoss(softmax=True, to_onehot_y=True)},
+            "mask": {"head": IdentityHead(), "loss": losses.DiceCELoss(sigmoid=True)},
+            "stain": {"head": IdentityHead(), "loss": nn.MSELoss()},
+        }
+    )
+    assert [name for name, task in tasks.items() if task.has_labels] == ["objects", "classes"]
