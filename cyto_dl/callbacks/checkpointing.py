@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from cyto_dl.bundle.provenance import git_commit
 from cyto_dl.errors import ConfigError
 from cyto_dl.storage import atomic_path
 
@@ -59,7 +60,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class EmbedConfig(lightning.Callback):
-    """Writes the resolved experiment into every checkpoint, as checkpoint["config"]."""
+    """Writes the resolved experiment into every checkpoint, as checkpoint["config"], and the commit of the code."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Make the callback.
@@ -72,12 +73,14 @@ class EmbedConfig(lightning.Callback):
         """
         _check_plain(config, key="config")
         self.config = copy.deepcopy(dict(config))
+        self.git_commit = git_commit()  # now: a checkout may move on while a training runs
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the experiment to a checkpoint that is about to be written."""
         checkpoint["config"] = copy.deepcopy(self.config)
+        checkpoint["git_commit"] = self.git_commit
 
 
 class SaveOnSigterm(lightning.Callback):
@@ -102,6 +105,7 @@ class SaveOnSigterm(lightning.Callback):
         """Save the state after the last batch."""
         is_after_a_batch = isinstance(exception, SIGTERMException) and trainer.training
         if is_after_a_batch and trainer.world_size == 1:
+            # the whole state, as the optimizer's, and not the weights alone; when it is read, no pickle is loaded
             trainer.save_checkpoint(self.path, weights_only=False)
 
 

@@ -109,9 +109,15 @@ class MultiTaskIm2Im(lightning.LightningModule):
         self._loader_encodes = hasattr(datamodule, "encoders")
         if datamodule is not None and self._loader_encodes:
             datamodule.encoders = {name: task.encoder for name, task in self.tasks.items() if task.encoder}
+            datamodule.labels = self.labels
         self._made_in_validation = getattr(datamodule, "made_in_validation", frozenset())
         for split in SPLITS_OF_STAGE.get(stage, ()):
             self._without_targets[split] = frozenset(name for name in self.tasks if not self._may_have(split, [name]))
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """The targets whose pixels are the numbers of objects or classes: no fractions, nothing below 0."""
+        return frozenset(name for name, task in self.tasks.items() if task.has_labels)
 
     def images_with(self, name: str, batch: Batch) -> Tensor:
         """The positions in the batch of the images that have a target; `batch[name]` holds the targets of these.
@@ -199,10 +205,12 @@ class MultiTaskIm2Im(lightning.LightningModule):
         if not torch.isfinite(loss):
             role = "discriminator" if "discriminator" in name else "generator"
             clip = "trainer.gradient_clip_val" if self.automatic_optimization else f"model.gradient_clip_val.{role}"
+            precision = self.trainer.precision
+            rounded = "" if precision == "32-true" else f", or trainer.precision=32-true instead of {precision}"
             raise TrainingError(
                 f"{name} is {loss.item()} at epoch {self.current_epoch}, batch {batch_idx}, of the images "
                 f"{', '.join(batch.get('path', ['(no paths)']))}. Look at these images, lower "
-                f"model.optimizer.{role}.lr, or set {clip}."
+                f"model.optimizer.{role}.lr, or set {clip}{rounded}."
             )
 
     def _may_have(self, split: str, targets: Collection[str]) -> bool:

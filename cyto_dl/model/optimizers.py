@@ -38,6 +38,7 @@ def make_optimizer(
     scheduler = _make(f"lr_scheduler.{role}", settings["scheduler"], made)
     if isinstance(scheduler, ReduceLROnPlateau):
         settings.setdefault("monitor", "valid/loss")
+    # what else the settings hold, the configuration says and Lightning checks
     return {"optimizer": made, "lr_scheduler": {**settings, "scheduler": scheduler}}  # type: ignore[typeddict-item]
 
 

@@ -14,7 +14,8 @@ from cyto_dl.errors import ConfigError
 CONFIG = {"experiment_name": "nuclei", "seed": 3, "model": {"heads": ["seg", None, 0.5, True]}}
 
 
-def test_a_run_writes_a_checkpoint_that_holds_plain_data_only(tmp_path, make_model, loader, make_trainer):
+def test_a_run_writes_a_checkpoint_that_holds_plain_data_only(tmp_path, make_model, loader, make_trainer, monkeypatch):
+    monkeypatch.setenv("CYTO_DL_GIT_COMMIT", "abc123")
     checkpoints = ModelCheckpoint(tmp_path, "best", monitor="valid/seg/dice", mode="max", save_last=True)
     trainer = make_trainer(checkpoints, RandomStates(), EmbedConfig(CONFIG), plugins=[AtomicCheckpointIO()])
     model = make_model()
@@ -23,6 +24,7 @@ def test_a_run_writes_a_checkpoint_that_holds_plain_data_only(tmp_path, make_mod
     for name in ("best", "last"):
         checkpoint = torch.load(tmp_path / f"{name}.ckpt", weights_only=True)
         assert checkpoint["config"] == CONFIG
+        assert checkpoint["git_commit"] == "abc123"
         assert {"RandomStates", "loops", "optimizer_states"} <= set(checkpoint) | set(checkpoint["callbacks"])
         assert all(key.startswith("network.") for key in checkpoint["state_dict"])
         assert "hyper_parameters" not in checkpoint
@@ -63,6 +65,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path, content):
 
 
 def test_a_checkpoint_that_holds_code_is_refused_even_when_asked_for(tmp_path):
+    # weights_only=False is what Lightning may ask for; that it changes nothing is what is tested
     torch.save({"path": Path("x")}, tmp_path / "last.ckpt")
     with pytest.raises(ConfigError, match=r"last.ckpt cannot be read"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt", weights_only=False)

@@ -60,7 +60,7 @@ def add_numbers(dataset: Input[Dataset], ending: str, report: Output[HTML], metr
 
 
 @dsl.pipeline(name="toy")
-def toy(numbers: list[float] = [1, 2], ending: str = "well", tries: int = 3) -> None:  # noqa: B006
+def toy(numbers: list[float] = [1, 2], ending: str = "well", tries: int = 3) -> None:  # noqa: B006  # KFP reads defaults off the signature
     """Add numbers.
 
     Args:
