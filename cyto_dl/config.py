@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cyto_dl.errors import ConfigError, CytoDLError, list_problems
+from cyto_dl.run_folder import remove_if_empty
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def launch(task: Callable[[dict[str, Any]], Any], config_name: str) -> None:
     """
     import hydra
     from hydra.errors import HydraException
-    from omegaconf import DictConfig
+    from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
@@ -43,6 +44,7 @@ def launch(task: Callable[[dict[str, Any]], Any], config_name: str) -> None:
         try:
             return task(plain(config))
         except CytoDLError as error:
+            remove_if_empty(Path(HydraConfig.get().runtime.output_dir), OmegaConf.select(config, "paths.log_dir"))
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # the sweeper decides whether a failed job ends a sweep
             exit_with(error)  # here, because hydra would add a message of its own
@@ -152,7 +154,7 @@ def instantiate(node: Any, key: str, **arguments: Any) -> Any:
             if isinstance(cause, CytoDLError):
                 raise cause from error
             cause = cause.__cause__
-        raise ConfigError(f"{key}: {_located(str(error), key)}") from error
+        raise ConfigError(f"{key}: {_located(_without_repr(error), key)}") from error
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -166,40 +168,20 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What two configurations say differently, a line a key, e.g. "model.backbone.filters: [8, 16] there, [8] now"."""
+    one, other = flatten(_indexed(before)), flatten(_indexed(now))
+    return [
+        f"{key.replace('.[', '[')}: {one.get(key)!r} there, {other.get(key)!r} now"
+        for key in sorted({*one, *other})
+        if one.get(key) != other.get(key)
+    ]
+
+
 def experiments() -> list[str]:
     """Names of the shipped experiments, as `experiment=` takes them."""
     folder = CONFIG_DIR / "experiment"
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
-
-
-def check_experiment(config: Mapping[str, Any]) -> None:
-    """Refuse an experiment that cannot work, all problems at once.
-
-    Raises:
-        ConfigError: Lists what is missing or wrong, by key.
-    """
-    if not config.get("data") or not config.get("model"):
-        raise ConfigError(
-            "no experiment is chosen: add experiment=NAME, where NAME is one of "
-            f"{', '.join(experiments())}, or a file of your own in --config-dir DIR (DIR/experiment/NAME.yaml)."
-        )
-    problems = []
-    for group in ("data", "model", "trainer"):
-        if "_target_" not in (config.get(group) or {}):
-            problems.append(f"{group}._target_: the class to build is missing")
-    model = config["model"]
-    for key in ("optimizer", "lr_scheduler"):
-        if key in model and not (model[key] or {}).get("generator"):
-            problems.append(f"model.{key}.generator: required, e.g. {{_target_: ..., _partial_: true}}")
-    for name, task in (model.get("task_heads") or {}).items():
-        problems += [
-            f"model.task_heads.{name}.{part}: required" for part in ("head", "loss") if not (task or {}).get(part)
-        ]
-        if name not in config["data"].get("columns", {name: None}):
-            problems.append(f"data.columns: no column is named for the head '{name}', e.g. {{{name}: my_column}}")
-    problems += _half_denormalized(model)
-    if problems:
-        raise ConfigError(f"the experiment is wrong:\n{list_problems(problems)}")
 
 
 def print_tree(config: Mapping[str, Any]) -> None:
@@ -226,15 +208,11 @@ def _at(config: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def _half_denormalized(model: Mapping[str, Any]) -> list[str]:
-    """Heads whose prediction has a mean without a standard deviation: half of the way back to grey values."""
-    drawn = (model.get("postprocessing") or {}).get("prediction") or {}
-    return [
-        f"model.postprocessing.prediction.{name}: mean is {node['mean']} and std is {node['std']}; give both "
-        "(target_mean and target_std, or intensity_offset and intensity_scale), or neither"
-        for name, node in drawn.items()
-        if node and {"mean", "std"} <= set(node) and (node["mean"] is None) != (node["std"] is None)
-    ]
+def _indexed(node: Any) -> Any:
+    """Lists of nodes, such as transforms, as mappings from "[0]", ...: one that differs is named alone."""
+    if isinstance(node, list) and any(isinstance(each, Mapping) for each in node):
+        node = {f"[{index}]": each for index, each in enumerate(node)}
+    return {key: _indexed(value) for key, value in node.items()} if isinstance(node, Mapping) else node
 
 
 def _without_auxiliary(node: Any) -> Any:
@@ -243,6 +221,14 @@ def _without_auxiliary(node: Any) -> Any:
     if isinstance(node, list):
         return [_without_auxiliary(value) for value in node]
     return node
+
+
+def _without_repr(error: Exception) -> str:
+    """Hydra's message; what the target said, in its words instead of as `ValueError('...')`."""
+    message, cause = str(error), error.__cause__
+    if cause is None or " " not in str(cause):  # a KeyError's text is the key alone
+        return message
+    return message.replace(repr(cause), str(cause)).replace("Error in call to target", "cannot build")
 
 
 def _located(message: str, key: str) -> str:

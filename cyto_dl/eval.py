@@ -17,14 +17,25 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from cyto_dl.config import check_experiment, given_below, launch, print_tree
-from cyto_dl.errors import ManifestError
-from cyto_dl.storage import atomic_path
+import yaml
+
+from cyto_dl.check import check_experiment
+from cyto_dl.config import differences, given_below, launch
+from cyto_dl.errors import ConfigError, ManifestError, list_problems
+from cyto_dl.run_folder import removed_if_refused
+from cyto_dl.storage import atomic_path, localize
 
 if TYPE_CHECKING:
     from cyto_dl.data.manifest import InMemory
 
 logger = logging.getLogger(__name__)
+
+# What evaluations may differ in that overwrite each other: how fast one is, and how its model was trained
+_CHANGES_NO_RESULT = (
+    *("data.cache_dir", "data.batch_size", "data.num_workers", "data.pin_memory", "data.persistent_workers"),
+    *("data.prefetch_factor", "data.transforms.augment", "data.patch", "data.foreground", "data.seed"),
+    *("model.optimizer", "model.lr_scheduler", "model.loss_weights", "model.postprocessing.input"),
+)
 
 
 def evaluate_checkpoint(
@@ -119,7 +130,7 @@ def predict_checkpoint(
             f"{data['path']} has no image of the split '{split}'; it has {', '.join(rows)}. Choose one: split=..."
         )
     predictor, _, _ = predictor_from_checkpoint(checkpoint, config=config, settings=settings, device=_device(config))
-    check_all_predicted(predict_images(predictor, [row[key] for row in rows[split]], output_dir))
+    check_all_predicted(predict_images(predictor, [row[key] for row in rows[split]], output_dir), output_dir)
 
 
 def _device(config: Mapping[str, Any] | None) -> str:
@@ -130,6 +141,34 @@ def _device(config: Mapping[str, Any] | None) -> str:
     return "cuda" if wanted in ("gpu", "cuda", "auto") and torch.cuda.is_available() else "cpu"
 
 
+def _remember(config: Mapping[str, Any], settings: Mapping[str, Any], split: str, output_dir: Path) -> None:
+    """Write beside the results what they are of, and refuse a folder that holds the results of another evaluation.
+
+    Raises:
+        ConfigError: Lists what differs.
+        BundleError: There is no such checkpoint.
+    """
+    from cyto_dl.bundle.checkpoint import find_checkpoint
+    from cyto_dl.bundle.format import is_bundle
+
+    given = localize(config["ckpt_path"])
+    evaluated = given if is_bundle(given) else find_checkpoint(given)
+    now = {"ckpt_path": str(evaluated.resolve()), "split": split, "data": config["data"], "model": config["model"]}
+    if is_bundle(given):
+        now["settings"] = dict(settings)  # a bundle's own win over the experiment's, but not over these
+    path = output_dir / ("evaluation.yaml" if config["test"] else "predictions.yaml")
+    if path.is_file():
+        changed = differences(yaml.safe_load(path.read_text()), now)
+        changed = [line for line in changed if not line.startswith(_CHANGES_NO_RESULT)]
+        if changed:
+            raise ConfigError(
+                f"{output_dir} holds the results of another evaluation:\n{list_problems(changed)}\n"
+                "Choose another run_name to keep both, e.g. run_name=second, or remove the folder."
+            )
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.safe_dump(now, sort_keys=False))
+
+
 def main() -> None:
     """Entry point of `python cyto_dl/eval.py` and `cyto-dl eval`."""
 
@@ -137,17 +176,18 @@ def main() -> None:
         from cyto_dl.bundle.checkpoint import CHOSEN_AFTER_TRAINING
 
         check_experiment(config)
-        if config["extras"]["print_config"]:
-            print_tree(config)
-        checkpoint, split = config["ckpt_path"], config["split"] or ("test" if config["test"] else "predict")
-        output_dir = config["paths"]["output_dir"]
-        chosen: dict[str, Any] = {"config": config, "settings": given_below(config, CHOSEN_AFTER_TRAINING)}
-        if config["test"]:
-            for name, value in evaluate_checkpoint(checkpoint, split=split, output_dir=output_dir, **chosen).items():
-                logger.info("%s %.4f", name, value)
-        else:
-            predict_checkpoint(checkpoint, split=split, output_dir=output_dir, **chosen)
-            logger.info("predictions in %s", output_dir)
+        output_dir, given = Path(config["paths"]["output_dir"]), given_below(config, CHOSEN_AFTER_TRAINING)
+        split = config["split"] or ("test" if config["test"] else "predict")
+        result = output_dir / ("metrics.json" if config["test"] else "predictions.csv")
+        with removed_if_refused(output_dir, has_begun=result.is_file):
+            _remember(config, given, split, output_dir)
+            chosen: dict[str, Any] = {"config": config, "settings": given, "split": split, "output_dir": output_dir}
+            if config["test"]:
+                for name, value in evaluate_checkpoint(config["ckpt_path"], **chosen).items():
+                    logger.info("%s %.4f", name, value)
+            else:
+                predict_checkpoint(config["ckpt_path"], **chosen)
+                logger.info("predictions in %s", output_dir)
 
     launch(task, "eval.yaml")
 

@@ -5,15 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cyto_dl.config import flatten
+from cyto_dl.config import differences
 from cyto_dl.errors import ConfigError, list_problems
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # A resumed run may change these: they decide how fast it goes and how long, not what it learns. Data may have moved.
 _FREE_ON_RESUME = (
     "data.path",
     "data.cache_dir",
+    "data.scales",  # only checks the images
     "data.num_workers",
     "data.pin_memory",
     "data.persistent_workers",
@@ -47,26 +48,25 @@ def checkpoint_to_resume(config: Mapping[str, Any], output_dir: Path) -> str | N
 def _check_same_experiment(config: Mapping[str, Any], checkpoint: Path) -> None:
     from cyto_dl.bundle.checkpoint import read_checkpoint
 
-    earlier = read_checkpoint(checkpoint)["config"]
-    before, now = _learning(earlier), _learning(config)
-    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-    if changed:
-        lines = [f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in changed]
+    run_dir, earlier = checkpoint.parent.parent, read_checkpoint(checkpoint)["config"]
+    if changed := [
+        line for line in differences(_learning(earlier), _learning(config)) if not line.startswith(_FREE_ON_RESUME)
+    ]:
         raise ConfigError(
-            f"{checkpoint.parent.parent} holds a run of another experiment:\n{list_problems(lines)}\n"
+            f"{run_dir} holds a run of another experiment:\n{list_problems(changed)}\n"
             "Choose another run_name to start a new run beside it, resume=false to start over in the same folder, "
             "or the same values to go on with it."
         )
-    if earlier["data"].get("path") != config["data"].get("path"):
-        log.warning(
+    before, now = earlier["data"].get("path"), config["data"].get("path")
+    if before != now:
+        logger.warning(
             "%s was trained on %s and goes on with %s. That is right where the same data have moved; for other data "
             "choose another run_name.",
-            checkpoint.parent.parent,
-            earlier["data"].get("path"),
-            config["data"].get("path"),
+            run_dir,
+            before,
+            now,
         )
 
 
 def _learning(config: Mapping[str, Any]) -> dict[str, Any]:
-    flat = flatten({key: config.get(key) for key in ("data", "model", "seed")})
-    return {key: value for key, value in flat.items() if not key.startswith(_FREE_ON_RESUME)}
+    return {key: config.get(key) for key in ("data", "model", "seed")}

@@ -15,6 +15,7 @@ if __package__ in (None, ""):  # started as a script: find the package beside th
 import asyncio
 import logging
 import os
+import shlex
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,9 +24,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cyto_dl.allocator import keep_freed_memory
-from cyto_dl.config import check_experiment, compose_experiment, flatten, instantiate, launch, print_tree
+from cyto_dl.check import check_accelerator, check_experiment
+from cyto_dl.config import compose_experiment, flatten, instantiate, launch, print_tree
 from cyto_dl.errors import ConfigError
 from cyto_dl.resume import checkpoint_to_resume, last_checkpoint
+from cyto_dl.run_folder import removed_if_refused
 from cyto_dl.storage import atomic_path
 
 if TYPE_CHECKING:
@@ -66,27 +69,33 @@ def train(config: Mapping[str, Any], *, callbacks: "Sequence[Callback]" = ()) ->
     images, config = config["data"], _as_written(config)
     output_dir = Path(config["paths"]["output_dir"])
     checkpoint = checkpoint_to_resume(config, output_dir)
-    if config["extras"]["print_config"]:
-        print_tree(config)
+    check_accelerator(config["trainer"])
     _prepare_process(config)
 
     datamodule = instantiate(images, "data", _recursive_=False)
-    model = instantiate(config["model"], "model")
     _check_data(config, datamodule)
-    _write_config(config, output_dir)
-    loggers = [instantiate(node, f"logger.{name}") for name, node in (config.get("logger") or {}).items()]
-    trainer = build_trainer(config, loggers, callbacks=callbacks)
-    for each in loggers:
-        each.log_hyperparams(flatten({**config, "model/parameters": _count_parameters(model)}))
-
+    model = instantiate(config["model"], "model")
+    trainer = build_trainer(config, callbacks=callbacks)
+    _check_monitors(config, trainer, model)
+    _check_labels(config, datamodule, model)
     metrics: dict[str, float] = {}
-    if config["train"]:
-        logger.info("training in %s%s", output_dir, f", going on from {checkpoint}" if checkpoint else "")
-        metrics = _fit(trainer, model, datamodule, checkpoint)
+    with removed_if_refused(output_dir, has_begun=lambda: trainer.global_step > 0):
+        _write_config(config, output_dir)
+        loggers = [instantiate(node, f"logger.{name}") for name, node in (config.get("logger") or {}).items()]
+        trainer.loggers = loggers
+        for each in loggers:
+            each.log_hyperparams(flatten({**config, "model/parameters": _count_parameters(model)}))
+        if config["extras"]["print_config"] and trainer.is_global_zero:
+            print_tree(config)  # last, so that an error is not looked for below it
+        if config["train"]:
+            logger.info("training in %s%s", output_dir, f", going on from {checkpoint}" if checkpoint else "")
+            metrics = _fit(trainer, model, datamodule, checkpoint)
     if config["test"] and config["train"] and _writes_no_checkpoint(trainer):
         metrics |= _test_as_it_is(trainer, model, datamodule)
     elif config["test"] and trainer.is_global_zero:
         metrics |= _test(config, output_dir, datamodule, loggers)
+    if config["train"] and trainer.is_global_zero:
+        _say_what_is_next(trainer, output_dir)
     return metrics
 
 
@@ -129,10 +138,11 @@ def train_experiment(
     return train(compose_experiment(given, output_dir=output_dir))
 
 
-def build_trainer(
-    config: Mapping[str, Any], loggers: "Sequence[Logger]", *, callbacks: "Sequence[Callback]" = ()
-) -> "Trainer":
-    """Lightning's Trainer with the configured callbacks, those that make a run resumable, and further ones."""
+def build_trainer(config: Mapping[str, Any], *, callbacks: "Sequence[Callback]" = ()) -> "Trainer":
+    """Lightning's Trainer with the configured callbacks, those that make a run resumable, and further ones; no loggers.
+
+    Loggers may open a run on a server when they are made, so they come last.
+    """
     from lightning.pytorch.callbacks import Checkpoint
 
     from cyto_dl.callbacks import AtomicCheckpointIO, CheckMonitors, EmbedConfig, RandomStates, SaveOnSigterm
@@ -147,7 +157,7 @@ def build_trainer(
         config["trainer"],
         "trainer",
         callbacks=everything,
-        logger=list(loggers) or False,
+        logger=False,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=writes_checkpoints,
     )
@@ -195,13 +205,30 @@ def _as_written(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_data(config: Mapping[str, Any], datamodule: "LightningDataModule") -> None:
-    """Look at every image before the first step: wrong data then leaves neither files nor a run in MLflow."""
+    """Look at every image's header before the network is built: wrong data then leaves no files and no MLflow run."""
     from cyto_dl.data import DataframeDatamodule
 
     if config["train"] and isinstance(datamodule, DataframeDatamodule):
+        validates = config["trainer"].get("limit_val_batches") != 0
+        datamodule.require("train", *["valid"] * validates)
         datamodule.setup("fit")
         if config["test"]:
             datamodule.setup("test")  # else a training ends with test images that turn out to be damaged
+
+
+def _check_labels(config: Mapping[str, Any], datamodule: "LightningDataModule", model: "LightningModule") -> None:
+    """Look at the labels that the model learns, of all splits: one that is none would end a training late."""
+    from cyto_dl.data import DataframeDatamodule
+
+    if config["train"] and isinstance(datamodule, DataframeDatamodule):
+        datamodule.check_labels(getattr(model, "labels", ()))  # a model of a user's own may not say
+
+
+def _check_monitors(config: Mapping[str, Any], trainer: "Trainer", model: "LightningModule") -> None:
+    if config["train"]:
+        from cyto_dl.callbacks import check_monitors
+
+        check_monitors(trainer, model, config)
 
 
 def _stop_when(asked: threading.Event) -> "Callback":
@@ -242,7 +269,22 @@ def _test(
     return metrics
 
 
+def _say_what_is_next(trainer: "Trainer", output_dir: Path) -> None:
+    """Tell where the best checkpoint is and what can be done with it; nothing where no metric chooses one."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+    for each in callbacks:
+        if isinstance(each, ModelCheckpoint) and each.monitor and each.best_model_path:
+            path, run_dir = (os.path.relpath(path) for path in (each.best_model_path, output_dir))
+            score = "unknown" if each.best_model_score is None else f"{float(each.best_model_score):.4g}"
+            logger.info("best checkpoint: %s (%s %s)", path, each.monitor, score)
+            logger.info("next: cyto-dl export %s --output bundle", shlex.quote(run_dir))
+            logger.info("then: cyto-dl predict bundle IMAGE... --output predictions")
+
+
 def _writes_no_checkpoint(trainer: "Trainer") -> bool:
+    # Lightning sets fast_dev_run when it is made, without declaring it
     return bool(trainer.fast_dev_run) or not trainer.checkpoint_callbacks  # type: ignore[attr-defined]
 
 

@@ -19,12 +19,10 @@ from cyto_dl.errors import CytoDLError
 from cyto_dl.steps import prepare_step
 from tests.bundle.tiny import checkpoint_of, experiment, write_images
 
-HYDRAS_OWN = {".hydra", "train.log", "eval.log"}  # what was asked for and what was said; no result
-
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capfd):
-    """Runs `cyto-dl ...` in an empty folder; returns the exit code, what stderr says, and the files it left."""
+    """Runs `cyto-dl ...` in an empty folder; returns the exit code, what stderr says, and what it left there."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -36,8 +34,8 @@ def command(tmp_path, monkeypatch, capfd):
     def run(*arguments):
         with pytest.raises(SystemExit) as end:
             main([str(argument) for argument in arguments])
-        left = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-        return end.value.code, capfd.readouterr().err, [str(path) for path in left if not HYDRAS_OWN & set(path.parts)]
+        left = [str(path.relative_to(folder)) for path in folder.rglob("*")]
+        return end.value.code, capfd.readouterr().err, left
 
     yield run
     root.handlers[:], root.level = handlers, level  # hydra sets them up anew
@@ -172,6 +170,11 @@ OVERRIDES = {
     "+model.backbone.depth=3": ["depth", "model.backbone"],
     "+model.optimizer.generator.depth=3": ["depth", "model.optimizer.generator"],
     "optimized_metric=valid/seg/dise": ["valid/seg/dise", "valid/seg/dice"],
+    "optimized_metric=val/seg/dice": ["val/seg/dice", "Did you mean valid/seg/dice"],
+    "trainer.max_epochs=ten": ["trainer.max_epochs is 'ten'", "a whole number or null"],
+    "trainer.accelerator=tpu": ["trainer.accelerator is 'tpu'", "cpu"],
+    "trainer.devices=two": ["trainer", "Trainer", "should be an int > 0"],
+    "data.patch_shape=[30,30]": ["model.backbone", "1, 30, 30)", "data.patch_shape"],
     "ckpt_path=nowhere.ckpt": ["ckpt_path", "nowhere.ckpt"],
 }
 
@@ -182,7 +185,22 @@ def test_training_refuses_a_wrong_override(override, images, command):
     assert code == 2
     assert all(name in message for name in OVERRIDES[override]), message
     assert "Traceback" not in message and "HYDRA_FULL_ERROR" not in message and one_error(message)
-    assert not any("checkpoints" in path for path in left)
+    assert left == []
+
+
+def test_a_mistake_is_told_before_the_configuration_is_shown(images, command, capfd):
+    given = [each for each in training(images, "trainer.max_epochs=ten") if not each.startswith("extras")]
+    code, message, _ = command(*given)
+    assert code == 2 and message.startswith("ConfigError: ")
+    assert capfd.readouterr().out == ""
+
+
+def test_a_sweep_with_a_broken_table_says_so_once(images, command):
+    (images / "seg_1.tif").unlink()
+    action, *given = training(images, "seed=1,2")
+    code, message, left = command(action, "-m", *given)
+    assert (code, left) == (2, [])
+    assert message.count("seg_1.tif") == 1 and "Traceback" not in message
 
 
 def test_an_experiment_of_ones_own_that_is_not_yaml_is_named_with_its_line(command, tmp_path):
@@ -210,7 +228,7 @@ def test_training_does_not_begin_without_the_mlflow_server_that_it_was_given(ima
     code, message, left = command(*training(images, "logger=mlflow"))
     assert code == 3
     assert f"http://127.0.0.1:{port}" in message and "Traceback" not in message
-    assert not any("checkpoints" in path or "mlflow" in path for path in left)
+    assert left == []
 
 
 @pytest.fixture(scope="module")

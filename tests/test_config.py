@@ -6,7 +6,7 @@ import shlex
 import pytest
 import yaml
 
-from cyto_dl.config import CONFIG_DIR, check_experiment, compose_experiment, experiments, flatten, instantiate
+from cyto_dl.config import CONFIG_DIR, compose_experiment, differences, experiments, flatten, instantiate
 from cyto_dl.errors import ConfigError, ManifestError
 
 
@@ -90,21 +90,6 @@ def test_an_unknown_class_is_a_config_error_that_names_its_key():
         instantiate(node, "model")
 
 
-@pytest.mark.parametrize("name", ["labelfree", "labelfree_projection", "labelfree_stains", "gan"])
-def test_a_mean_of_the_target_without_its_standard_deviation_is_refused(tmp_path, name):
-    experiment = [f"experiment=im2im/{name}", "data.path=my_images.csv"]
-    check_experiment(compose(tmp_path, *experiment))
-    check_experiment(compose(tmp_path, *experiment, "target_mean=300", "target_std=80"))
-    for given, says in {
-        "target_mean=300": "mean is 300 and std is None",
-        "target_std=80": "mean is None and std is 80",
-    }.items():
-        with pytest.raises(
-            ConfigError, match=rf"model\.postprocessing\.prediction\..*: {says}; give both \(target_mean"
-        ):
-            check_experiment(compose(tmp_path, *experiment, given))
-
-
 def raise_manifest_error():
     """Stands for a class that finds its data wrong while it is built."""
     raise ManifestError("the table is wrong")
@@ -117,6 +102,18 @@ def test_an_error_that_explains_itself_is_not_buried_by_instantiation():
 
 def test_flatten_joins_keys_by_dots():
     assert flatten({"data": {"a": 1, "b": [2]}, "c": {}}) == {"data.a": 1, "data.b": [2], "c": {}}
+
+
+def test_differences_name_keys_also_inside_of_lists():
+    before = {"data": {"transforms": [{"keys": "raw"}, {"keys": "raw", "upper": 99}], "path": "a.csv"}, "seed": 1}
+    now = {"data": {"transforms": [{"keys": "raw"}, {"keys": "raw", "upper": 98}], "path": "a.csv", "new": None}}
+    assert differences(before, before) == []
+    assert differences(before, now) == ["data.transforms[1].upper: 99 there, 98 now", "seed: 1 there, None now"]
+
+
+def test_what_a_class_says_of_its_arguments_is_told_in_its_words():
+    with pytest.raises(ConfigError, match=r"cannot build 'torch.nn.modules.*': dropout probability has to be between"):
+        instantiate({"_target_": "torch.nn.Dropout", "p": 3}, "model")
 
 
 def test_no_configuration_uses_a_resolver_of_ours_or_python():

@@ -39,13 +39,13 @@ def evaluate_bundle(tmp_path, monkeypatch):
     written = yaml.safe_dump({key: config[key] for key in ("data", "model", "raw_im_channels")})
     (tmp_path / "configs/experiment/tiny.yaml").write_text(f"# @package _global_\n{written}")
 
-    def evaluate(*overrides):
-        given = [f"ckpt_path={bundle}", f"hydra.run.dir={tmp_path / 'eval'}", "trainer=cpu", *overrides]
+    def evaluate(*overrides, folder="eval"):
+        given = [f"ckpt_path={bundle}", f"hydra.run.dir={tmp_path / folder}", "trainer=cpu", *overrides]
         monkeypatch.setattr(
             sys, "argv", ["eval.py", "--config-dir", str(tmp_path / "configs"), "experiment=tiny", *given]
         )
         main()
-        return (tmp_path / "eval/report.html").read_text()
+        return (tmp_path / folder / "report.html").read_text()
 
     yield evaluate
     root.handlers[:], root.level = handlers, level  # hydra sets them up anew
@@ -54,8 +54,33 @@ def evaluate_bundle(tmp_path, monkeypatch):
 def test_what_the_command_line_says_of_inference_wins_over_the_bundle_and_nothing_else_does(evaluate_bundle):
     report = evaluate_bundle()
     assert "overlap: 0.5" in report and "roi_size" in report
-    report = evaluate_bundle("+model.inference.augment=flips", "model.inference={roi_size:[24,24]}")
+    report = evaluate_bundle("+model.inference.augment=flips", "model.inference={roi_size:[24,24]}", folder="flips")
     assert "overlap: 0.5" in report and "augment: flips" in report and "- 24" in report
+
+
+def test_an_evaluation_may_be_repeated_but_not_overwritten_by_another(evaluate_bundle, tmp_path, capsys):
+    evaluate_bundle()
+    evaluate_bundle("+data.num_workers=0")
+    before = (tmp_path / "eval/metrics.json").stat().st_mtime_ns
+    with pytest.raises(SystemExit) as end:
+        evaluate_bundle("+model.inference.augment=flips")
+    assert end.value.code == 2
+    message = capsys.readouterr().err
+    assert "model.inference.augment: None there, 'flips' now" in message and "run_name=second" in message
+    assert (tmp_path / "eval/metrics.json").stat().st_mtime_ns == before
+    evaluate_bundle("+model.inference.augment=flips", folder="flips")
+
+
+def test_predictions_may_lie_beside_the_evaluation(evaluate_bundle, tmp_path):
+    evaluate_bundle()
+    evaluate_bundle("test=false", "split=test")
+    assert (tmp_path / "eval/metrics.json").is_file() and (tmp_path / "eval/predictions.csv").is_file()
+
+
+def test_an_evaluation_that_is_refused_leaves_nothing(evaluate_bundle, tmp_path):
+    with pytest.raises(SystemExit):
+        evaluate_bundle("split=nowhere")
+    assert not (tmp_path / "eval").exists()
 
 
 def test_a_setting_that_is_deleted_on_the_command_line_is_refused(evaluate_bundle, capsys):

@@ -233,6 +233,35 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_files(manife
         run(manifest_folder(), tmp_path / "run", "model.optimizer.generator.lr=1.0e+30", "trainer.max_epochs=3")
 
 
+def test_a_loss_that_is_not_finite_in_fewer_bits_names_the_precision(manifest_folder, tmp_path):
+    wrong = ["model.optimizer.generator.lr=1.0e+30", "trainer.max_epochs=3", "trainer.precision=bf16-mixed"]
+    with pytest.raises(TrainingError, match=r"trainer\.precision=32-true instead of bf16-mixed"):
+        run(manifest_folder(), tmp_path / "run", *wrong)
+
+
+def test_a_training_ends_with_its_best_checkpoint_and_the_next_command(manifest_folder, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        metrics = run(manifest_folder(), tmp_path / "a run")
+    said = caplog.messages[-3:]
+    assert "a run/checkpoints/best.ckpt" in said[0] and f"(valid/seg/dice {metrics['valid/seg/dice']:.4g})" in said[0]
+    assert "cyto-dl export '" in said[1] and "a run' --output bundle" in said[1]
+    assert "cyto-dl predict bundle" in said[2]
+
+
+def test_a_training_shows_its_configuration_once_everything_is_checked(manifest_folder, tmp_path, capfd):
+    folder = manifest_folder()
+    (folder / "raw_3.tif").write_bytes(b"no image")
+    with pytest.raises(ManifestError):
+        run(folder, tmp_path / "run", "extras.print_config=true")
+    assert capfd.readouterr().out == ""
+
+
+def test_heads_are_weighted_on_the_command_line(manifest_folder, tmp_path):
+    own = ["model.loss_weights={distance: 0}", "test=false"]
+    metrics = run(manifest_folder(), tmp_path / "run", *own, experiment="im2im/multitask")
+    assert metrics["valid/loss"] == metrics["valid/seg/loss"]
+
+
 def test_the_literal_rescale_and_sigmoid_rescale_configuration_saves_eight_bit_images(manifest_folder, tmp_path):
     import tifffile
 

@@ -89,7 +89,7 @@ def steps_of_ours(folder: Path, spatial_dims: int, num_steps: int) -> list[float
     config = experiment(folder, spatial_dims, num_steps)
     datamodule = instantiate(config["data"], "data", _recursive_=False)
     model = instantiate(config["model"], "model")
-    trainer, clock = build_trainer(config, loggers=[]), Clock()
+    trainer, clock = build_trainer(config), Clock()
     trainer.callbacks.append(clock)  # type: ignore[attr-defined]  # Lightning sets it without declaring it
     trainer.fit(model, datamodule=datamodule)
     return clock.seconds

@@ -16,8 +16,8 @@ from cyto_dl.bundle.format import is_bundle
 from cyto_dl.bundle.load import load_bundle
 from cyto_dl.bundle.provenance import provenance
 from cyto_dl.bundle.targets import foreign_targets, instantiate
-from cyto_dl.config import flatten
-from cyto_dl.errors import BundleError, ConfigError
+from cyto_dl.config import differences, flatten
+from cyto_dl.errors import BundleError, ConfigError, list_problems
 from cyto_dl.inference.predictor import Predictor
 from cyto_dl.inference.sliding_window import SlidingWindow
 from cyto_dl.storage import localize
@@ -51,7 +51,8 @@ def predictor_from_checkpoint(
 
     Raises:
         BundleError: There is no checkpoint, it is damaged, or it names code that is not allowed.
-        ConfigError: The experiment lacks what a prediction needs, or a setting is none that can be chosen.
+        ConfigError: The experiment lacks what a prediction needs, or describes another network than the checkpoint
+            holds, or a setting is none that can be chosen.
     """
     allowed = list(allow)
     if config is not None:
@@ -63,12 +64,12 @@ def predictor_from_checkpoint(
             return predictor, dict(predictor.metadata), _as_it_predicts(config, predictor)
     path = find_checkpoint(run_dir_or_ckpt)
     checkpoint = read_checkpoint(path)
-    if config is None:
-        config = checkpoint["config"]
-    config = _with_settings(config, settings or {})
+    trained = checkpoint["config"]
+    config = _with_settings(trained if config is None else config, settings or {})
     document = document_from_config(config, allow=allowed)
     document["provenance"] = {
         "checkpoint": {"file": path.name, "epoch": checkpoint.get("epoch"), "step": checkpoint.get("global_step")},
+        "training_commit": checkpoint.get("git_commit"),
         **provenance(config, run_dir=path.parent.parent),
     }
     weights = {
@@ -76,7 +77,32 @@ def predictor_from_checkpoint(
         for name, value in checkpoint["state_dict"].items()
         if name.startswith(_PREFIX)
     }
-    return build_predictor(document, weights, allow=allowed, device=device), document, dict(config)
+    changed = differences(_trained_part(trained), _trained_part(config))
+    try:
+        predictor = build_predictor(document, weights, allow=allowed, device=device)
+    except BundleError as error:
+        if not changed:
+            raise
+        raise ConfigError(
+            f"{path} is of another experiment than this one:\n{list_problems(changed)}\n"
+            "Give the experiment, and the values on the command line, that it was trained with."
+        ) from error
+    if changed:
+        logger.warning(
+            "%s was trained with another experiment than it predicts with; its predictions may be wrong:\n%s",
+            path,
+            list_problems(changed),
+        )
+    return predictor, document, config
+
+
+def _trained_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an experiment, what has to be the same in training and prediction: the network and what it is shown."""
+    model, transforms = config["model"], config["data"].get("transforms")
+    if isinstance(transforms, Mapping):
+        transforms = {stage: nodes for stage, nodes in transforms.items() if stage != "augment"}
+    heads = {name: {"head": task.get("head")} for name, task in (model.get("task_heads") or {}).items()}
+    return {"data": {"transforms": transforms}, "model": {"backbone": model.get("backbone"), "task_heads": heads}}
 
 
 def _with_own_settings(predictor: Predictor, settings: Mapping[str, Any] | None, allow: Iterable[str]) -> Predictor:

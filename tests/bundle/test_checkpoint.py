@@ -47,6 +47,29 @@ def test_the_callers_experiment_counts_and_its_code_is_trusted(tmp_path, config,
     assert type(predictor.network.backbone).__name__ == "Net"
 
 
+def test_an_experiment_of_another_network_than_the_checkpoints_is_refused_by_the_keys_that_differ(tmp_path, config):
+    checkpoint = checkpoint_of(config, tmp_path / "checkpoints/best.ckpt")
+    backbone = config["model"]["backbone"]
+    before = backbone["out_channels"]
+    backbone["out_channels"] = 8
+    for task in config["model"]["task_heads"].values():
+        task["head"]["in_channels"] = 8
+    with pytest.raises(ConfigError) as error:
+        predictor_from_checkpoint(checkpoint, config=config)
+    assert f"model.backbone.out_channels: {before} there, 8 now" in str(error.value)
+    assert "model.task_heads.seg.head.in_channels" in str(error.value) and "size mismatch" not in str(error.value)
+
+
+def test_another_preprocessing_than_the_checkpoints_is_used_with_a_warning(tmp_path, config, caplog):
+    checkpoint = checkpoint_of(config, tmp_path / "checkpoints/best.ckpt")
+    config["data"]["transforms"]["augment"] = []
+    predictor_from_checkpoint(checkpoint, config=config)
+    assert "another experiment" not in caplog.text
+    config["data"]["transforms"]["preprocess"][0]["subtrahend"] = 100
+    predictor_from_checkpoint(checkpoint, config=config)
+    assert "data.transforms.preprocess[0].subtrahend: None there, 100 now" in caplog.text
+
+
 def test_foreign_code_that_only_the_checkpoint_names_must_be_allowed(tmp_path, config):
     checkpoint = checkpoint_of(config, tmp_path / "best.ckpt")
     content = torch.load(checkpoint, weights_only=True)
