@@ -19,6 +19,7 @@ from cyto_dl.bundle.ensemble import predictor_of_ensemble
 from cyto_dl.bundle.format import SAMPLE, is_bundle, write_document
 from cyto_dl.bundle.load import load_bundle
 from cyto_dl.bundle.onnx import export_onnx
+from cyto_dl.bundle.provenance import git_commit
 from cyto_dl.bundle.sample import EXACT, Sample, crop_for_sample, make_sample, read_sample, replay, write_sample
 from cyto_dl.bundle.targets import foreign_targets
 from cyto_dl.bundle.weights import write_weights
@@ -92,6 +93,7 @@ def export_bundle(
     document["outputs"] = _describe_outputs(predictor, made)
     document["metrics"] = dict(metrics or {})
     document["fingerprint"] = dict(fingerprint or {})
+    document["provenance"]["export_commit"] = git_commit()
     document["foreign_targets"] = _foreign_targets(document)
     with atomic_path(target) as folder:
         folder.mkdir()

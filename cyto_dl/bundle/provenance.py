@@ -19,7 +19,7 @@ _PACKAGES = ("torch", "monai", "lightning", "numpy", "scikit-image", "safetensor
 
 
 def provenance(config: Mapping[str, Any], *, run_dir: Path) -> dict[str, Any]:
-    """What a bundle and a report say about the origin of a model.
+    """What a bundle and a report say about the origin of a model, beside the commits of the code.
 
     Args:
         config: The resolved experiment.
@@ -29,7 +29,6 @@ def provenance(config: Mapping[str, Any], *, run_dir: Path) -> dict[str, Any]:
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "experiment": config.get("experiment_name"),
         "seed": config.get("seed"),
-        "git_commit": git_commit(),
         "manifest_sha256": manifest_sha256(config["data"].get("path")),
         "mlflow_run": _mlflow_run(run_dir),
         "packages": {"cyto-dl": __version__, **_versions()},

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from cyto_dl.bundle.provenance import manifest_sha256
+from cyto_dl.bundle.provenance import git_commit, manifest_sha256
 from cyto_dl.config import instantiate
 from cyto_dl.data.manifest import Row, collect_rows, read_manifest
 from cyto_dl.data.stages import for_targets, made_targets, stages
@@ -89,6 +89,7 @@ def evaluate(
         figures=_figures(judge, rows, scores.images),
         provenance={
             **predictor.metadata.get("provenance", {}),
+            "evaluation_commit": git_commit(),
             "evaluated_manifest_sha256": manifest_sha256(manifest),
             "inference": _how_it_ran(predictor.metadata),
         },

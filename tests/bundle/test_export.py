@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from cyto_dl.bundle import export, export_bundle, load_bundle
@@ -48,6 +49,22 @@ def test_a_bundle_holds_all_its_files_and_says_what_it_is(exported):
     assert document["metrics"] == {"test/seg/dice": 0.5}
     assert document["provenance"]["manifest_sha256"]
     assert document["foreign_targets"] == []
+
+
+def test_a_bundle_names_the_code_that_trained_it_and_that_exported_it(run_dir, tmp_path, monkeypatch, without_onnx):
+    path = run_dir / "checkpoints/best.ckpt"
+    torch.save({**torch.load(path, weights_only=True), "git_commit": "trained5"}, path)
+    monkeypatch.setenv("CYTO_DL_GIT_COMMIT", "exported6")
+    origin = document_of(export_bundle(run_dir, tmp_path / "bundle"))["provenance"]
+    assert (origin["training_commit"], origin["export_commit"]) == ("trained5", "exported6")
+    members = document_of(export_bundle([run_dir, tmp_path / "bundle"], tmp_path / "ensemble"))["provenance"]
+    assert (members["training_commit"], members["export_commit"]) == ("trained5", "exported6")
+
+
+def test_a_checkpoint_without_a_commit_is_exported_without_one(run_dir, tmp_path, without_onnx):
+    bundle = export_bundle(run_dir, tmp_path / "bundle")
+    assert document_of(bundle)["provenance"]["training_commit"] is None
+    assert "training commit" not in (bundle / "README.md").read_text()
 
 
 def test_a_bundle_predicts_what_its_checkpoint_predicts_bit_for_bit(exported):

@@ -1,4 +1,4 @@
-"""Provenance names commit, data and versions, and nothing that is secret."""
+"""Provenance names data and versions, and nothing that is secret."""
 
 import hashlib
 import json
@@ -8,18 +8,21 @@ import torch
 from cyto_dl.bundle.provenance import git_commit, manifest_sha256, provenance
 
 
-def test_it_names_commit_versions_manifest_and_the_mlflow_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("CYTO_DL_GIT_COMMIT", "abc123")
+def test_it_names_versions_manifest_and_the_mlflow_run(tmp_path):
     (tmp_path / "manifest.csv").write_text("raw,split\n")
     remembered = {"run_id": "0123", "tracking_uri": "http://anna:swordfish@mlflow"}
     (tmp_path / "mlflow.json").write_text(json.dumps(remembered))
     config = {"experiment_name": "nuclei", "seed": 7, "data": {"path": str(tmp_path / "manifest.csv")}}
     origin = provenance(config, run_dir=tmp_path)
-    assert origin["git_commit"] == "abc123"
     assert origin["packages"]["torch"] == torch.__version__
     assert origin["manifest_sha256"] == hashlib.sha256(b"raw,split\n").hexdigest()
     assert origin["mlflow_run"] == "0123"
     assert "swordfish" not in json.dumps(origin)
+
+
+def test_an_image_names_its_commit_in_the_environment(monkeypatch):
+    monkeypatch.setenv("CYTO_DL_GIT_COMMIT", "abc123")
+    assert git_commit() == "abc123"
 
 
 def test_the_commit_outside_a_checkout_is_unknown(monkeypatch):

@@ -231,10 +231,12 @@ def test_a_head_without_metrics_has_no_figures(setup):
     assert evaluate(predictor, config, manifest=manifest).figures["dist"] == []
 
 
-def test_how_the_model_was_run_is_said(setup):
+def test_how_the_model_was_run_is_said_and_by_which_code(setup, monkeypatch):
     manifest, config, predictor = setup
+    monkeypatch.setenv("CYTO_DL_GIT_COMMIT", "abc123")
     predictor.metadata["inference"]["augment"] = "flips"
     provenance = evaluate(predictor, config, manifest=manifest).provenance
+    assert provenance["evaluation_commit"] == "abc123"
     assert provenance["inference"] == {"roi_size": config["model"]["inference"]["roi_size"], "augment": "flips"}
     predictor.metadata["ensemble"] = ["weights.safetensors", "weights_2.safetensors"]
     assert evaluate(predictor, config, manifest=manifest).provenance["inference"]["networks"] == 2
