@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from cyto_dl.data.check import not_finite
+from cyto_dl.data.contrast import warn_of_flat_images
 from cyto_dl.data.image import Image, read_image, select_array, wrong_num_channels
 from cyto_dl.errors import CytoDLError, ImageError
 
@@ -115,6 +116,7 @@ def run_transforms(transforms: Sequence[Transform], item: Any, *, path: str) -> 
         ImageError: A transform failed otherwise; the message names the file and the transform.
     """
     for transform in transforms:
+        warn_of_flat_images(transform, item, path=path)
         try:
             item = [transform(one) for one in item] if isinstance(item, list) else transform(item)
         except Exception as error:  # transforms are anybody's code: what they raise gets the file's name

@@ -154,3 +154,17 @@ def test_labels_that_float32_would_merge_are_refused_with_the_file(datamodule, d
     labels[0, 0, 0] += 1
     with pytest.raises(ImageError, match=r"seg_0\.ome\.tif: 'seg' has whole numbers up to 16777217, .*relabel_seque"):
         next(iter(datamodule(row).train_dataloader()))
+
+
+def test_a_mistake_that_many_images_share_hides_no_other():
+    rows = [{"raw": np.zeros((8, 8)), "seg": np.zeros((8, 9))} for _ in range(50)]
+    rows.append({"raw": np.zeros((3, 8, 8)), "seg": np.full((8, 8), np.nan)})
+    data = DataframeDatamodule(
+        path={"train": rows}, columns={"raw": "raw", "seg": "seg"}, transforms=[ReadImaged(["raw", "seg"], 2)]
+    )
+    with pytest.raises(ManifestError) as caught:
+        data.setup("fit")
+    assert str(caught.value).count("'seg' (train[") == 20
+    assert "... and 30 more" in str(caught.value)
+    assert "train[50] 'seg': 64 of 64 pixels of 'seg' are NaN" in str(caught.value)
+    assert "differ in their number of channels" in str(caught.value)

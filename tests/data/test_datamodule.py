@@ -242,19 +242,6 @@ def test_an_error_in_a_worker_process_keeps_its_kind_and_message(datamodule, num
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (
-            {"columns": {"path": "raw", "raw": "raw"}, "source_key": "raw"},
-            r"data\.columns has the key path, which is not free",
-        ),
-        ({"source_key": "row"}, r"data\.source_key is 'row', but data\.columns has raw, seg"),
-        ({"columns": {}}, r"data\.columns has nothing"),
-        ({"foreground_key": "cells"}, r"data\.foreground_key is 'cells'"),
-        ({"foreground_fraction": 0.5}, r"data\.foreground_fraction is given without"),
-        ({"foreground_key": "seg", "foreground_fraction": 50}, r"data\.foreground_fraction is 50"),
-        ({"patches_per_image": 0}, r"data\.patches_per_image is 0"),
-        ({"batch_size": 0}, r"data\.batch_size is 0"),
-        ({"patch_shape": [0, 8]}, r"data\.patch_shape is \(0, 8\)"),
-        ({"shuffle": True}, r"data\.shuffle cannot be given"),
         ({"columns": {"raw": "raw", "seg": "seg", "edge": "seg"}}, r"no transform reads 'edge' of data\.columns"),
         ({"transforms": {"preprocess": [RandFlipd("raw")]}}, "holds random transforms"),
         (
@@ -263,7 +250,7 @@ def test_an_error_in_a_worker_process_keeps_its_kind_and_message(datamodule, num
         ),
     ],
 )
-def test_mistakes_in_the_configuration_are_said_when_the_data_module_is_built(datamodule, changed, message):
+def test_mistakes_in_the_transforms_are_said_when_the_data_module_is_built(datamodule, changed, message):
     with pytest.raises(ConfigError, match=message):
         datamodule(**changed)
 
@@ -280,30 +267,6 @@ def test_splits_that_a_training_needs_can_be_asked_for_before_anything_else(data
     data.require("train", "valid", "test")
     with pytest.raises(ManifestError, match=r"no rows of the split 'predict'; there are train \(3\)"):
         data.require("train", "predict")
-
-
-@pytest.mark.parametrize("scale", [1.5, 0, "2", [2, 0]])
-def test_a_scale_that_is_no_whole_number_is_refused(datamodule, scale):
-    with pytest.raises(
-        ConfigError, match=r"scale \(data\.scales\.seg\) is .*; give a whole number from 1 on, or one per"
-    ):
-        datamodule(scales={"seg": scale})
-    with pytest.raises(ConfigError, match=r"data\.scales has the key 'mask', but data\.columns has raw, seg"):
-        datamodule(scales={"mask": 2})
-
-
-def test_a_mistake_that_many_images_share_hides_no_other():
-    rows = [{"raw": np.zeros((8, 8)), "seg": np.zeros((8, 9))} for _ in range(50)]
-    rows.append({"raw": np.zeros((3, 8, 8)), "seg": np.full((8, 8), np.nan)})
-    data = DataframeDatamodule(
-        path={"train": rows}, columns={"raw": "raw", "seg": "seg"}, transforms=[ReadImaged(["raw", "seg"], 2)]
-    )
-    with pytest.raises(ManifestError) as caught:
-        data.setup("fit")
-    assert str(caught.value).count("'seg' (train[") == 20
-    assert "... and 30 more" in str(caught.value)
-    assert "train[50] 'seg': 64 of 64 pixels of 'seg' are NaN" in str(caught.value)
-    assert "differ in their number of channels" in str(caught.value)
 
 
 def test_images_of_different_sizes_in_a_batch_are_named():
