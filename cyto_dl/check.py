@@ -36,7 +36,7 @@ _CHECKED_GROUPS = ("data", "model", "callbacks", "trainer")
 _PASSES_ON = {"cyto_dl.data.datamodule.DataframeDatamodule": "torch.utils.data.DataLoader"}
 
 _IN_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
-_PLURALS = {"a whole number": "whole numbers", "a number": "numbers", "text": "texts"}
+_PLURALS = {"a whole number": "whole numbers", "a number": "numbers", "text": "texts", "a mapping": "mappings"}
 _ABSTRACT_LISTS = (Collection, Iterable, Sequence)
 
 
