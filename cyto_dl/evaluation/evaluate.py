@@ -7,6 +7,7 @@ from os import PathLike
 from typing import Any
 
 import pandas as pd
+from torchmetrics import Metric
 
 from cyto_dl.bundle.provenance import git_commit, manifest_sha256
 from cyto_dl.config import instantiate
@@ -79,7 +80,9 @@ def evaluate(
     judge = _judge(predictor, config, split)
     scores = score([judge.measure(row) for row in rows], judge.all_metrics())
     summary = {f"{split}/{name}": value for name, value in scores.summary.items()}
-    logger.info("%s on %s: %s", predictor.name, split, ", ".join(f"{k} {v:.3f}" for k, v in summary.items()))
+    for head in predictor.outputs:
+        own = {name.removeprefix(f"{head}/"): value for name, value in scores.summary.items() if name.startswith(head)}
+        logger.info("%s, %s/%s: %s", predictor.name, split, head, ", ".join(f"{k} {v:.3f}" for k, v in own.items()))
     return Evaluation(
         name=predictor.name,
         split=split,
@@ -95,6 +98,20 @@ def evaluate(
         },
         config={"data": data, "model": config["model"]},
     )
+
+
+def head_metrics(head: str, output: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Metric]:
+    """What a head is measured by: the metrics that the experiment names, else those of its kind.
+
+    Args:
+        head: Its name.
+        output: Its kind and activation, as a predictor's `outputs` say.
+        config: The resolved experiment. Its code is run.
+    """
+    wanted = config["model"]["task_heads"][head].get("metrics")
+    if wanted is None:
+        return default_metrics(output["kind"], output["activation"])
+    return {name: instantiate(node, f"model.task_heads.{head}.metrics.{name}") for name, node in wanted.items()}
 
 
 def _rows(manifest: Any, data: Mapping[str, Any], source_key: str, split: str, split_column: str) -> list[Row]:
@@ -126,14 +143,7 @@ def _judge(predictor: Predictor, config: Mapping[str, Any], split: str) -> Judge
             f"the experiment says nothing about the model's head '{absent[0]}' (model.task_heads, data.columns). "
             "Evaluate with the experiment that the model was trained with."
         )
-    metrics = {}
-    for head, output in predictor.outputs.items():
-        wanted = tasks[head].get("metrics")
-        metrics[head] = (
-            {name: instantiate(node, f"model.task_heads.{head}.metrics.{name}") for name, node in wanted.items()}
-            if wanted is not None
-            else default_metrics(output["kind"], output["activation"])
-        )
+    metrics = {head: head_metrics(head, output, config) for head, output in predictor.outputs.items()}
     return Judge(predictor, for_targets([*staged.load, *staged.preprocess], key), metrics)
 
 

@@ -5,7 +5,6 @@ Both with the 95 % interval that a bootstrap over images gives: how much the fig
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from cyto_dl.evaluation.bootstrap import Interval, bootstrap_interval, central_interval, resampled_sums
 from cyto_dl.metrics import CountMetric, PooledMetric
-
-CONFIDENCE = 0.95
-NUM_RESAMPLES = 2000  # the interval's ends then vary by less than their second digit
-BLOCK = 1 << 20  # numbers of double precision at a time, 8 MiB
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -84,13 +78,6 @@ def score(measured: Sequence[Measured], metrics: Mapping[str, Metric]) -> Scores
     return Scores(table, summary, intervals)
 
 
-def bootstrap_interval(values: np.ndarray) -> Interval | None:
-    """The interval that holds the mean in 95 of 100 resamplings of the images; None for fewer than two images."""
-    if len(values) < 2:
-        return None
-    return _quantiles(_summed(values[:, None])[:, 0] / len(values))
-
-
 def pooled_interval(metric: PooledMetric, counts: Tensor) -> Interval | None:
     """The interval that holds the pooled value in 95 of 100 resamplings of the images; None for fewer than two.
 
@@ -100,7 +87,7 @@ def pooled_interval(metric: PooledMetric, counts: Tensor) -> Interval | None:
     """
     if len(counts) < 2:
         return None
-    return _quantiles(metric.from_statistics(_summed_counts(counts)).numpy())
+    return central_interval(metric.from_statistics(_summed_counts(counts)).numpy())
 
 
 def _per_image(
@@ -123,41 +110,10 @@ def _pooled(name: str, metric: PooledMetric, counts: Tensor | None) -> dict[str,
     found = {name: (float(metric.from_statistics(counts.sum(0))), pooled_interval(metric, counts))}
     resampled = metric.parts(_summed_counts(counts)) if len(counts) > 1 else {}
     for part, value in metric.parts(counts.sum(0)).items():
-        interval = _quantiles(resampled[part].numpy()) if part in resampled else None
+        interval = central_interval(resampled[part].numpy()) if part in resampled else None
         found[f"{name.removesuffix('_pooled')}_{part}_pooled"] = (float(value), interval)
     return found
 
 
-@lru_cache(maxsize=2)  # nearly all metrics of an evaluation are of all its images
-def _resamplings(num_images: int) -> np.ndarray:
-    """How often each image is drawn in each resampling, (2000, N) uint8: none is drawn 256 times."""
-    rng = np.random.default_rng(0)
-    drawn = np.empty((NUM_RESAMPLES, num_images), np.uint8)
-    for rows in _blocks(num_images):
-        drawn[rows] = rng.multinomial(num_images, np.full(num_images, 1 / num_images), len(drawn[rows]))
-    drawn.flags.writeable = False
-    return drawn
-
-
-def _summed(values: np.ndarray) -> np.ndarray:
-    """The sum over the images of each resampling, (2000, k), of (N, k)."""
-    drawn = _resamplings(len(values))
-    return np.concatenate([drawn[rows].astype(float) @ values for rows in _blocks(len(values))])
-
-
 def _summed_counts(counts: Tensor) -> Tensor:
-    return torch.from_numpy(_summed(counts.double().numpy()))
-
-
-def _blocks(num_images: int) -> list[slice]:
-    """The resamplings, some at a time: all of 20,000 images would be 320 MB for every metric."""
-    num_rows = max(1, BLOCK // num_images)
-    return [slice(first, first + num_rows) for first in range(0, NUM_RESAMPLES, num_rows)]
-
-
-def _quantiles(values: np.ndarray) -> Interval | None:
-    defined = values[~np.isnan(values)]  # a resampling of empty images alone has no value
-    if not len(defined):
-        return None
-    low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    return torch.from_numpy(resampled_sums(counts.double().numpy()))
