@@ -166,7 +166,7 @@ def check_patch_shape(
         shape = source.info.shape[1:]
         scales = [scale_of(shape, target.info.shape[1:]) for target in targets]
         steps = common_steps(len(shape), [scale for scale in scales if scale is not None])
-        projection = next((target for target in targets if len(target.info.shape) < len(source.info.shape)), None)
+        projection = _projection(source, targets)
         if projection is not None and len(patch) == len(shape) and patch[0] != shape[0]:
             problems.append(f"{source.where}: {_other_planes(source, projection, patch[0])}")
         elif not fits(patch, shape):
@@ -174,6 +174,26 @@ def check_patch_shape(
         elif any(size % step for size, step in zip(patch, steps, strict=True)):
             problems.append(f"{source.where}: {off_the_grid(source.path, patch, steps)}")
     return problems
+
+
+def check_depths(described: Sequence[Sequence[Described]], source_key: str, num_planes: int) -> list[str]:
+    """The stacks with a projection that are deeper than a window of `num_planes`, as one sentence with an example."""
+    rows = [_source_and_targets(row, source_key) for row in described]
+    stacks = [source for source, targets in rows if source is not None and _projection(source, targets) is not None]
+    deeper = [source for source in stacks if source.info.shape[1] > num_planes]
+    if not deeper:
+        return []
+    first = deeper[0]
+    return [
+        f"{len(deeper)} of {len(stacks)} stacks have more planes than num_planes (the first number of data.patch_shape, "
+        f"{num_planes}), e.g. {first.path} ({first.where}) has {first.info.shape[1]}. A projection needs all planes in "
+        "one window: raise the first number of model.inference.roi_size, or give every stack num_planes planes."
+    ]
+
+
+def _projection(source: Described, targets: Sequence[Described]) -> Described | None:
+    """The first target with fewer axes than its source."""
+    return next((target for target in targets if len(target.info.shape) < len(source.info.shape)), None)
 
 
 def _other_planes(source: Described, projection: Described, num_planes: int) -> str:

@@ -17,6 +17,7 @@ from cyto_dl.data.cache import CachedDataset
 from cyto_dl.data.check import (
     Described,
     check_channels,
+    check_depths,
     check_dtypes,
     check_leakage,
     check_patch_shape,
@@ -126,9 +127,13 @@ class DataframeDatamodule(LightningDataModule):
         problems.append(check_channels(described))
         if self._keeps_size:
             problems.append(check_sizes(described, self.source_key, self.scales))
-        if self._keeps_size and "train" in wanted and self.patch_shape is not None:
-            problems.append(check_patch_shape(self._described["train"], self.source_key, self.patch_shape))
-        for warning in check_dtypes(described, self.source_key):
+        warnings = check_dtypes(described, self.source_key)
+        if self._keeps_size and self.patch_shape is not None:
+            trained = self._described["train"] if "train" in wanted else []
+            problems.append(check_patch_shape(trained, self.source_key, self.patch_shape))
+            others = [row for split in wanted if split != "train" for row in self._described[split]]
+            warnings += check_depths(others, self.source_key, self.patch_shape[0])
+        for warning in warnings:
             logger.warning("%s", warning)
         self._refuse(*problems)
         self._checked.add(stage)

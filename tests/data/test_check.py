@@ -8,6 +8,7 @@ import pytest
 
 from cyto_dl.data.check import (
     check_channels,
+    check_depths,
     check_dtypes,
     check_leakage,
     check_patch_shape,
@@ -124,6 +125,17 @@ def test_stacks_of_another_number_of_planes_than_their_patches_are_named_where_t
     assert "stack.ome.tif: the stack has 5 planes, but num_planes" in problem
     assert f"data.patch_shape) is {num_planes}. 'seg' (" in problem
     assert "a.ome.tif) is a projection" in problem
+
+
+def test_stacks_that_are_deeper_than_a_window_are_counted_where_targets_are_projections(write):
+    reads = {"raw": {"spatial_dims": 3}, "seg": {"spatial_dims": 2}}
+    deep, flat = write("deep", (1, 7, 8, 10)), write("flat", (1, 5, 8, 10))
+    rows = [row(2, raw=flat, seg=write("a")), row(3, raw=deep, seg=write("b")), row(4, raw=deep)]
+    described, _ = describe_rows(rows, reads)
+    assert check_depths(described, "raw", 7) == []
+    (warning,) = check_depths(described, "raw", 5)
+    assert warning.startswith("1 of 2 stacks have more planes than num_planes")
+    assert "deep.ome.tif (m.csv:3) has 7. A projection needs all planes in one window" in warning
 
 
 def test_one_image_in_two_splits_is_leakage_and_predicting_it_is_not(write, tmp_path):
