@@ -186,7 +186,10 @@ def _prepare_process(config: Mapping[str, Any]) -> None:
     import lightning
     import torch
 
+    from cyto_dl.callbacks import ignore_known_warnings
+
     keep_freed_memory()
+    ignore_known_warnings()
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
     torch.set_float32_matmul_precision(config["extras"]["matmul_precision"])
 

@@ -2,7 +2,10 @@ from .checkpointing import AtomicCheckpointIO as AtomicCheckpointIO
 from .checkpointing import EmbedConfig as EmbedConfig
 from .checkpointing import SaveOnSigterm as SaveOnSigterm
 from .epoch_log import EpochLog as EpochLog
+from .known_warnings import ignore_known_warnings as ignore_known_warnings
 from .monitors import CheckMonitors as CheckMonitors
 from .monitors import check_monitors as check_monitors
 from .previews import ImagePreviews as ImagePreviews
+from .progress import EpochProgress as EpochProgress
+from .progress import NetworkSummary as NetworkSummary
 from .random_states import RandomStates as RandomStates

@@ -1,4 +1,4 @@
-"""One line of log per epoch, for everyone who cannot see the progress bar: pods, pipelines, log files."""
+"""One short line of log per epoch, for everyone who cannot see the progress bar: pods, pipelines, log files."""
 
 import logging
 import math
@@ -11,9 +11,10 @@ logger = logging.getLogger(__name__)
 
 
 class EpochLog(Callback):
-    """Logs the losses and the metrics of the heads after each epoch, and how long it took.
+    """Logs after each epoch the losses, what other callbacks watch, and how long it took.
 
-    Metrics that no image defines (NaN) are left out.
+    The losses are what the model shows in the progress bar; a callback watches its `monitor`. Every metric is in the
+    loggers' tables. Those that no image defines (NaN) are left out.
     """
 
     def __init__(self) -> None:
@@ -24,8 +25,12 @@ class EpochLog(Callback):
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        defined = sorted((name, value) for name, value in metrics.items() if not math.isnan(value))
-        values = ", ".join(f"{name} {value:.4g}" for name, value in defined)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning does not declare it
+        watched = [getattr(callback, "monitor", None) for callback in callbacks]
+        there = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        # in the order in which they are read: how it learns, how it does on other images, what decides
+        named = sorted(trainer.progress_bar_metrics) + [name for name in watched if name]
+        shown = [name for name in dict.fromkeys(named) if not math.isnan(there.get(name, math.nan))]
+        values = ", ".join(f"{name} {there[name]:.4g}" for name in shown)
         seconds = time.monotonic() - self._start
         logger.info("epoch %d of %s: %s (%.1f s)", trainer.current_epoch + 1, trainer.max_epochs, values, seconds)

@@ -81,7 +81,8 @@ def evaluate(
     scores = score([judge.measure(row) for row in rows], judge.all_metrics())
     summary = {f"{split}/{name}": value for name, value in scores.summary.items()}
     for head in predictor.outputs:
-        own = {name.removeprefix(f"{head}/"): value for name, value in scores.summary.items() if name.startswith(head)}
+        start = f"{head}/"
+        own = {name.removeprefix(start): value for name, value in scores.summary.items() if name.startswith(start)}
         logger.info("%s, %s/%s: %s", predictor.name, split, head, ", ".join(f"{k} {v:.3f}" for k, v in own.items()))
     return Evaluation(
         name=predictor.name,
