@@ -26,7 +26,7 @@ from cyto_dl.data.manifest import ROW, Row
 from cyto_dl.data.stages import for_missing
 from cyto_dl.data.transforms import Transform, run_transforms
 from cyto_dl.errors import ImageError
-from cyto_dl.storage import atomic_path, is_remote, localize
+from cyto_dl.storage import atomic_path, identity, is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -145,9 +145,9 @@ def _identity(value: Any) -> Any:
     """What says whether a file or an array is still the same."""
     if not isinstance(value, str | os.PathLike):
         return describe(value)
-    stat = localize(value).stat()
-    if is_remote(value):  # the local copy's path holds the object's version, and its time is that of the download
-        return [str(localize(value)), stat.st_size]
+    if is_remote(value):
+        return list(identity(str(value)))
+    stat = os.stat(value)
     return [str(value), stat.st_size, stat.st_mtime_ns]
 
 

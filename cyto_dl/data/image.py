@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from cyto_dl.data.formats import READERS, UNKNOWN_AXIS, Stored, stored_array
-from cyto_dl.errors import ImageError
-from cyto_dl.storage import atomic_path, localize
+from cyto_dl.errors import ImageError, StorageError
+from cyto_dl.storage import NothingThereError, atomic_path, localized
 
 CLASSIC_TIFF_BYTES = 2**32 - 2**25  # offsets have 32 bits; the rest is for tags, as tifffile reckons
 
@@ -202,13 +202,15 @@ def _open(path: str | PathLike[str], scene: int | str | None) -> Iterator[Stored
     suffix = Path(str(path)).suffix.lower()
     if suffix not in READERS:
         raise ImageError(f"{path}: there is no reader for '{suffix}'. Readable formats: {', '.join(READERS)}.")
-    local = localize(path)
-    if not local.is_file():
-        raise ImageError(f"{path}: the file does not exist.")
     try:
-        with READERS[suffix](local, scene) as stored:
-            yield stored
-    except ImageError:
+        with localized(path) as local:
+            if not local.is_file():
+                raise ImageError(f"{path}: the file does not exist.")
+            with READERS[suffix](local, scene) as stored:
+                yield stored
+    except NothingThereError as error:
+        raise ImageError(str(error)) from error
+    except (ImageError, StorageError):
         raise
     except Exception as error:  # decoders raise anything; whatever it is, the user needs the file's name
         reason = f"{type(error).__name__}: {error}"

@@ -27,7 +27,7 @@ from cyto_dl.data.manifest import Row, Rows, check_tables
 from cyto_dl.data.split import MADE, make_splits
 from cyto_dl.data.tables import Table, absolute_path, manifest_folder, read_tables
 from cyto_dl.errors import ImageError, ManifestError, list_problems
-from cyto_dl.storage import atomic_path, localize, sha256
+from cyto_dl.storage import atomic_path, identity, is_remote, localized, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -149,14 +149,17 @@ def _target_dims(rows: Rows, column: str, spatial_dims: int) -> int:
 def _check_copies(rows: Rows, source_col: str) -> list[str]:
     """Sources that are in several splits, also as copies under another name."""
     files = {row[source_col] for found in rows.values() for row in found if source_col in row}
-    size = {file: localize(file).stat().st_size for file in files}
+    size = {file: identity(file)[1] if is_remote(file) else os.stat(file).st_size for file in files}
     num_of_size = Counter(size.values())
 
-    def identity(file: str) -> str:  # only files of equal size can be copies, so that few have to be read
-        return sha256(localize(file)) if num_of_size[size[file]] > 1 else file
+    def content(file: str) -> str:  # only files of equal size can be copies, so that few have to be read
+        if num_of_size[size[file]] == 1:
+            return file
+        with localized(file) as local:
+            return sha256(local)
 
     present = {split: [row for row in found if source_col in row] for split, found in rows.items()}
-    return check_leakage(present, source_key=source_col, identity=identity)
+    return check_leakage(present, source_key=source_col, identity=content)
 
 
 def _write(

@@ -14,7 +14,8 @@ from cyto_dl.bundle import export_bundle, load_bundle
 from cyto_dl.bundle.checkpoint import read_checkpoint
 from cyto_dl.config import compose_experiment
 from cyto_dl.data import read_image
-from cyto_dl.errors import StorageError
+from cyto_dl.errors import ManifestError, StorageError
+from cyto_dl.inference import predict_images
 from cyto_dl.steps import prepare_step
 from cyto_dl.storage import localize
 from cyto_dl.train import train
@@ -41,6 +42,7 @@ def bucket(store, monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     for name, value in store.variables.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CYTO_DL_S3_RETRY_S", "1")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers the keys of the test before
     (tmp_path / "copies").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "copies"))
@@ -155,21 +157,45 @@ def test_what_cannot_be_reached_is_one_message_without_keys(bucket, store, addre
     (port,) = free_ports(1)
     address = address.format(bucket=bucket.name)
     given = store.variables | {name: value.format(port=port) for name, value in variables.items()}
+    given |= {"CYTO_DL_S3_RETRY_S": "1"}
     ended = run([*CYTO_DL, "inspect", address], values=given)
 
     assert ended.returncode == 3, ended.stderr
-    (message,) = ended.stderr.splitlines()
+    *repeated, message = ended.stderr.splitlines()
+    assert len(repeated) == (says == "Could not connect"), "a failure that may pass is announced once"
     assert message.startswith(f"StorageError: {address}")
     assert says in message
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"):
         assert given[name] not in ended.stdout + ended.stderr
 
 
+def test_an_image_that_is_absent_is_a_failed_row_of_a_prediction(bucket, bundle, tmp_path):
+    images = tmp_path / "images"
+    write_images(images)
+    address = upload(images, bucket, "images")
+    paths = [f"{address}/raw_0.ome.tif", f"{address}/absent.ome.tif", f"{address}/raw_1.ome.tif"]
+    table = predict_images(load_bundle(bundle), paths, tmp_path / "out", progress=False)
+    assert table["status"].tolist() == ["ok", "failed", "ok"]
+    assert "there is nothing at this address" in table["error"][1]
+
+
+def test_copies_of_many_images_keep_within_their_bound(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("CYTO_DL_SCRATCH_GB", "2e-5")  # 20 kB, two and a half images
+    images = np.random.default_rng(0).integers(0, 255, (6, 1, 64, 64), np.uint16)
+    for number, image in enumerate(images):
+        np.save(tmp_path / f"{number}.npy", image)
+        bucket.upload_file(str(tmp_path / f"{number}.npy"), f"{number}.npy")
+    for number, image in enumerate(images):
+        read = read_image(f"s3://{bucket.name}/{number}.npy", spatial_dims=2)
+        np.testing.assert_array_equal(read.array, image)
+        assert sum(copy.stat().st_size for copy in (tmp_path / "copies").rglob("*.npy")) <= 20_000
+
+
 def test_an_image_that_is_absent_stops_a_training_before_its_first_step(bucket, manifest_folder, tmp_path):
     address = upload(manifest_folder(), bucket, "blobs")
     bucket.Object("blobs/raw_1.tif").delete()
     given = [*overrides_for(tmp_path), f"data.path={address}/manifest.csv"]
-    with pytest.raises(StorageError, match=f"{address}/raw_1.tif: there is nothing"):
+    with pytest.raises(ManifestError, match=f"{address}/raw_1.tif: there is nothing"):
         train(compose_experiment(given, output_dir=tmp_path / "run"))
     assert not list(tmp_path.glob("run/checkpoints/*"))
 

@@ -1,0 +1,15 @@
+from .attempts import patience_s as patience_s
+from .paths import atomic_path as atomic_path
+from .paths import is_remote as is_remote
+from .paths import sha256 as sha256
+from .published import fetch_published as fetch_published
+from .published import publish as publish
+from .s3 import DamagedError as DamagedError
+from .s3 import NothingThereError as NothingThereError
+from .s3 import exists as exists
+from .s3 import list_objects as list_objects
+from .s3 import remove as remove
+from .s3 import upload as upload
+from .scratch import identity as identity
+from .scratch import localize as localize
+from .scratch import localized as localized
