@@ -185,7 +185,7 @@ def check_depths(described: Sequence[Sequence[Described]], source_key: str, num_
         return []
     first = deeper[0]
     return [
-        f"{len(deeper)} of {len(stacks)} stacks have more planes than num_planes (the first number of data.patch_shape, "
+        f"{len(deeper)} of {len(stacks)} stacks have more planes than num_planes (the first of data.patch_shape, "
         f"{num_planes}), e.g. {first.path} ({first.where}) has {first.info.shape[1]}. A projection needs all planes in "
         "one window: raise the first number of model.inference.roi_size, or give every stack num_planes planes."
     ]
