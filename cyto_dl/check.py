@@ -1,6 +1,6 @@
-"""Refuse an experiment that cannot work, before anything is built, read or written.
+"""Refuse an experiment that cannot work, before its first step and before anything is written.
 
-config --what is missing?--> --does every value have the type that its class asks for?--> problems, all at once
+config --what is missing? is a value of another type than its class asks for?--> data module --are the images right?-->
 """
 
 import contextlib
@@ -9,10 +9,13 @@ import json
 import pydoc
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cyto_dl.config import experiments
 from cyto_dl.errors import ConfigError, list_problems
+
+if TYPE_CHECKING:
+    from lightning import LightningDataModule, LightningModule
 
 # Keys that no class takes; those of configs/train.yaml and configs/eval.yaml, and those that all experiments share
 _OWN_KEYS: dict[str, Any] = {
@@ -110,6 +113,34 @@ def check_accelerator(trainer: Mapping[str, Any]) -> None:
             f"trainer.accelerator is {asked!r}, which this machine does not have: it has {', '.join(sorted(there))}. "
             "Choose e.g. trainer=cpu."
         )
+
+
+def check_data(config: Mapping[str, Any], datamodule: "LightningDataModule") -> None:
+    """Look at every image's header before the network is built: wrong data then leaves no files and no MLflow run.
+
+    Raises:
+        ManifestError: With everything that is wrong with the table and its images.
+    """
+    from cyto_dl.data import DataframeDatamodule
+
+    if config["train"] and isinstance(datamodule, DataframeDatamodule):
+        validates = config["trainer"].get("limit_val_batches") != 0
+        datamodule.require("train", *["valid"] * validates)
+        datamodule.setup("fit")
+        if config["test"]:
+            datamodule.setup("test")  # else a training ends with test images that turn out to be damaged
+
+
+def check_labels(config: Mapping[str, Any], datamodule: "LightningDataModule", model: "LightningModule") -> None:
+    """Look at the labels that the model learns, of all splits: one that is none would end a training late.
+
+    Raises:
+        ManifestError: With all label images that cannot be used.
+    """
+    from cyto_dl.data import DataframeDatamodule
+
+    if config["train"] and isinstance(datamodule, DataframeDatamodule):
+        datamodule.check_labels(getattr(model, "labels", ()))  # a model of a user's own may not say
 
 
 def _half_denormalized(model: Mapping[str, Any]) -> list[str]:

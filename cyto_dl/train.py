@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cyto_dl.allocator import keep_freed_memory
-from cyto_dl.check import check_accelerator, check_experiment
+from cyto_dl.check import check_accelerator, check_data, check_experiment, check_labels
 from cyto_dl.config import compose_experiment, flatten, instantiate, launch, print_tree
 from cyto_dl.errors import ConfigError
 from cyto_dl.resume import checkpoint_to_resume, last_checkpoint
@@ -73,11 +73,11 @@ def train(config: Mapping[str, Any], *, callbacks: "Sequence[Callback]" = ()) ->
     _prepare_process(config)
 
     datamodule = instantiate(images, "data", _recursive_=False)
-    _check_data(config, datamodule)
+    check_data(config, datamodule)
     model = instantiate(config["model"], "model")
     trainer = build_trainer(config, callbacks=callbacks)
     _check_monitors(config, trainer, model)
-    _check_labels(config, datamodule, model)
+    check_labels(config, datamodule, model)
     metrics: dict[str, float] = {}
     with removed_if_refused(output_dir, has_begun=lambda: trainer.global_step > 0):
         _write_config(config, output_dir)
@@ -205,26 +205,6 @@ def _as_written(config: Mapping[str, Any]) -> dict[str, Any]:
     elif path is not None and not isinstance(path, str):
         path = f"in memory: {len(path)} rows"
     return {**config, "data": {**data, "path": path} if "path" in data else data}
-
-
-def _check_data(config: Mapping[str, Any], datamodule: "LightningDataModule") -> None:
-    """Look at every image's header before the network is built: wrong data then leaves no files and no MLflow run."""
-    from cyto_dl.data import DataframeDatamodule
-
-    if config["train"] and isinstance(datamodule, DataframeDatamodule):
-        validates = config["trainer"].get("limit_val_batches") != 0
-        datamodule.require("train", *["valid"] * validates)
-        datamodule.setup("fit")
-        if config["test"]:
-            datamodule.setup("test")  # else a training ends with test images that turn out to be damaged
-
-
-def _check_labels(config: Mapping[str, Any], datamodule: "LightningDataModule", model: "LightningModule") -> None:
-    """Look at the labels that the model learns, of all splits: one that is none would end a training late."""
-    from cyto_dl.data import DataframeDatamodule
-
-    if config["train"] and isinstance(datamodule, DataframeDatamodule):
-        datamodule.check_labels(getattr(model, "labels", ()))  # a model of a user's own may not say
 
 
 def _check_monitors(config: Mapping[str, Any], trainer: "Trainer", model: "LightningModule") -> None:
