@@ -1,12 +1,17 @@
-"""Find where a training goes on:  run folder --is it the same experiment?--> checkpoints/last.ckpt"""
+"""Find where a training goes on:  run folder --is it the same experiment?--> checkpoints/last.ckpt
+
+An empty run folder is filled from S3 first, where `callbacks.remote` has left checkpoints.
+"""
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cyto_dl.config import differences
 from cyto_dl.errors import ConfigError, list_problems
+from cyto_dl.storage import DamagedError, atomic_path, fetch_published
 
 logger = logging.getLogger(__name__)
 
@@ -29,20 +34,41 @@ def last_checkpoint(output_dir: Path) -> Path:
 
 
 def checkpoint_to_resume(config: Mapping[str, Any], output_dir: Path) -> str | None:
-    """The checkpoint to go on from: the one asked for (`ckpt_path`), else the last one of this run folder.
+    """The checkpoint to go on from: the one asked for (`ckpt_path`), else the last one of this run folder or on S3.
 
     Raises:
         ConfigError: There is no such checkpoint, or the folder holds a run of another experiment.
+        StorageError: S3 cannot be read, or what it has is damaged.
     """
     if config["ckpt_path"]:
         if not Path(config["ckpt_path"]).is_file():
             raise ConfigError(f"ckpt_path: {config['ckpt_path']} does not exist.")
         return str(config["ckpt_path"])
     last = last_checkpoint(output_dir)
+    remote = (config.get("callbacks") or {}).get("remote")
+    if config["resume"] and remote and not last.is_file():
+        _fetch(remote["address"].rstrip("/"), last)
     if not config["resume"] or not last.is_file():
         return None
     _check_same_experiment(config, last)
     return str(last)
+
+
+def _fetch(address: str, last: Path) -> None:
+    """Bring the best and the last checkpoint of a run from S3; if the last one is damaged, the best takes its place."""
+    best = last.with_name("best.ckpt")
+    best_step = fetch_published(address, "best", best)
+    try:
+        step = fetch_published(address, "last", last)
+    except DamagedError as error:
+        if best_step is None:
+            raise
+        logger.warning("%s Going on from the best checkpoint instead, of step %d.", error, best_step)
+        step = best_step
+        with atomic_path(last) as temporary:
+            shutil.copy(best, temporary)
+    if step is not None:
+        logger.info("fetched the checkpoint of step %d from %s", step, address)
 
 
 def _check_same_experiment(config: Mapping[str, Any], checkpoint: Path) -> None:

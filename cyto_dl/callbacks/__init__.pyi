@@ -9,3 +9,4 @@ from .previews import ImagePreviews as ImagePreviews
 from .progress import EpochProgress as EpochProgress
 from .progress import NetworkSummary as NetworkSummary
 from .random_states import RandomStates as RandomStates
+from .remote_checkpoints import RemoteCheckpoints as RemoteCheckpoints

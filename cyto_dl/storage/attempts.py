@@ -19,6 +19,7 @@ Result = TypeVar("Result")
 _RETRY_S = 60.0  # a server that restarts is back within a minute
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 8.0
 _PASSING_CODES = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "RequestTimeTooSkewed"}
+_GENERAL_ADVICE = "Check AWS_ENDPOINT_URL_S3, the credentials and the bucket's name."
 _ADVICE = {
     "NoSuchBucket": "The bucket does not exist at this endpoint: create it, or correct its name.",
     "InvalidBucketName": "Correct the bucket's name.",
@@ -35,6 +36,10 @@ class NothingThereError(StorageError):
 
 class ConflictError(StorageError):
     """Somebody else wrote an object in the meantime."""
+
+
+class RefusedError(StorageError):
+    """The server answers, and refuses."""
 
 
 def patience_s() -> float:
@@ -61,6 +66,7 @@ def persistently(operation: Callable[[], Result], uri: str, *, doing: str) -> Re
     Raises:
         NothingThereError: There is no such object.
         ConflictError: The object is not the one that was to be replaced.
+        RefusedError: The server forbids it, or has no such bucket.
         StorageError: Any other failure, at once or after `patience_s`.
     """
     from boto3.exceptions import Boto3Error
@@ -116,9 +122,9 @@ def _explained(error: BaseException, uri: str, doing: str) -> StorageError:
             return NothingThereError(f"{uri}: there is nothing at this address. Check the bucket's name and the key.")
         if _status(error) in (409, 412):
             return ConflictError(f"{message} Somebody else has written it: let one process at a time do so.")
-        if advice := _ADVICE.get(_code(error)):
-            return StorageError(f"{message} {advice}")
-    return StorageError(f"{message} Check AWS_ENDPOINT_URL_S3, the credentials and the bucket's name.")
+        kind = RefusedError if _status(error) < 500 else StorageError
+        return kind(f"{message} {_ADVICE.get(_code(error), _GENERAL_ADVICE)}")
+    return StorageError(f"{message} {_GENERAL_ADVICE}")
 
 
 def _reason(error: BaseException) -> str:

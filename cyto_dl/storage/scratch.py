@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cyto_dl.errors import StorageError
+from cyto_dl.storage.attempts import RefusedError
 from cyto_dl.storage.paths import is_remote
 from cyto_dl.storage.s3 import NothingThereError, Object, describe, download, list_objects, split
 
@@ -88,7 +89,7 @@ def _find(uri: str) -> list[Object]:
             return [describe(uri)]
     except NothingThereError:
         pass
-    except StorageError:  # a HEAD request is refused without a reason; listing tells it
+    except RefusedError:  # without a reason, because a HEAD request's answer has no content; listing tells it
         list_objects(uri)
         raise
     folder = uri if uri.endswith("/") else f"{uri}/"
