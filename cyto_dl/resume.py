@@ -55,20 +55,23 @@ def checkpoint_to_resume(config: Mapping[str, Any], output_dir: Path) -> str | N
 
 
 def _fetch(address: str, last: Path) -> None:
-    """Bring the best and the last checkpoint of a run from S3; if the last one is damaged, the best takes its place."""
-    best = last.with_name("best.ckpt")
-    best_step = fetch_published(address, "best", best)
-    try:
-        step = fetch_published(address, "last", last)
-    except DamagedError as error:
-        if best_step is None:
-            raise
-        logger.warning("%s Going on from the best checkpoint instead, of step %d.", error, best_step)
-        step = best_step
-        with atomic_path(last) as temporary:
-            shutil.copy(best, temporary)
-    if step is not None:
-        logger.info("fetched the checkpoint of step %d from %s", step, address)
+    """Bring the best and the last checkpoint of a run from S3; the other one takes the place of one that is damaged."""
+    steps: dict[str, int | None] = {}
+    damaged: dict[str, DamagedError] = {}
+    for name in ("best", "last"):
+        try:
+            steps[name] = fetch_published(address, name, last.with_name(f"{name}.ckpt"))
+        except DamagedError as error:
+            damaged[name] = error
+    for name, problem in damaged.items():
+        other = "last" if name == "best" else "best"
+        if steps.get(other) is None:
+            raise problem
+        logger.warning("%s Going on from the %s checkpoint, of step %d, instead.", problem, other, steps[other])
+        with atomic_path(last.with_name(f"{name}.ckpt")) as temporary:
+            shutil.copy(last.with_name(f"{other}.ckpt"), temporary)
+    if last.is_file():
+        logger.info("fetched the checkpoints of this run from %s", address)
 
 
 def _check_same_experiment(config: Mapping[str, Any], checkpoint: Path) -> None:

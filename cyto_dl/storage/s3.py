@@ -118,8 +118,9 @@ def download(found: Object, path: str | os.PathLike[str]) -> None:
     """
     try:
         _download_once(found, path)
-    except DamagedError:  # it may have been replaced meanwhile, or altered on its way
-        _download_once(describe(found.uri), path)
+    except DamagedError:  # it may have been altered on its way, or replaced meanwhile
+        now = describe(found.uri)
+        _download_once(found if now.etag == found.etag else now, path)
 
 
 def _download_once(found: Object, path: str | os.PathLike[str]) -> None:
