@@ -6,22 +6,18 @@ MLFLOW_RUN_ID (injected by an orchestrator), else <run folder>/mlflow.json (a ru
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from cyto_dl.bundle.provenance import git_commit
-from cyto_dl.errors import StorageError
+from cyto_dl.mlflow_server import as_storage_error, check_server, make_experiment
 from cyto_dl.storage import atomic_path
-
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +49,7 @@ class MLflowLogger(MLFlowLogger):
         tracking_uri: str,
         tags: Sequence[str] | Mapping[str, str] = (),
     ) -> None:
+        check_server(tracking_uri)
         self.output_dir = Path(output_dir)
         self.injected = "MLFLOW_RUN_ID" in os.environ
         super().__init__(
@@ -60,18 +57,16 @@ class MLflowLogger(MLFlowLogger):
             run_name=run_name,
             tracking_uri=tracking_uri,
             tags={**_as_tags(tags), "git_commit": git_commit()},
-            artifact_location=_artifact_location(tracking_uri),
             run_id=_known_run(self.output_dir, tracking_uri),
         )
-        _check_connection(self._mlflow_client, tracking_uri)
         self._begin()
 
     @rank_zero_only
     def _begin(self) -> None:
         """Open the run now, so that a wrong server, run or permission is an error before the first step."""
-        with _as_storage_error(str(self._tracking_uri)):
+        with as_storage_error(str(self._tracking_uri)):
             if self._run_id is None:
-                _make_experiment(self._mlflow_client, self._experiment_name, self._artifact_location)
+                make_experiment(self._mlflow_client, self._experiment_name, str(self._tracking_uri))
             client, run_id = self.experiment, self.run_id
             if not self.injected:
                 client.update_run(run_id, status="RUNNING")
@@ -85,7 +80,7 @@ class MLflowLogger(MLFlowLogger):
         """Log parameters that the run does not have yet: MLflow refuses to change one, as a resumed run might."""
         names = {name: name.replace("[", ".").replace("]", "") for name in params}
         config = self.output_dir / "config.yaml"
-        with _as_storage_error(str(self._tracking_uri)):
+        with as_storage_error(str(self._tracking_uri)):
             logged = self.experiment.get_run(self.run_id).data.params
             super().log_hyperparams({names[name]: value for name, value in params.items() if names[name] not in logged})
             if config.is_file():
@@ -94,13 +89,13 @@ class MLflowLogger(MLFlowLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log numbers of one step."""
-        with _as_storage_error(str(self._tracking_uri)):
+        with as_storage_error(str(self._tracking_uri)):
             super().log_metrics(metrics, step)
 
     @rank_zero_only
     def log_previews(self, paths: Sequence[Path], epoch: int) -> None:
         """Upload preview images of one epoch."""
-        with _as_storage_error(str(self._tracking_uri)):
+        with as_storage_error(str(self._tracking_uri)):
             for path in paths:
                 self.experiment.log_artifact(self.run_id, str(path), f"previews/epoch_{epoch:03d}")
 
@@ -110,7 +105,7 @@ class MLflowLogger(MLFlowLogger):
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
         """Upload the best and the last checkpoint and end the run, unless an orchestrator owns it."""
-        with _as_storage_error(str(self._tracking_uri)):
+        with as_storage_error(str(self._tracking_uri)):
             for path in sorted((self.output_dir / "checkpoints").glob("*.ckpt")):
                 self.experiment.log_artifact(self.run_id, str(path), "checkpoints")
             if not self.injected:
@@ -128,7 +123,7 @@ def log_evaluation(run_dir: str | Path, metrics: Mapping[str, float], files: Seq
         return
     from mlflow.tracking import MlflowClient
 
-    with _as_storage_error(known["tracking_uri"]):
+    with as_storage_error(known["tracking_uri"]):
         client = MlflowClient(known["tracking_uri"])
         for name, value in metrics.items():
             client.log_metric(known["run_id"], name, value)
@@ -146,47 +141,6 @@ def _known_run(output_dir: Path, tracking_uri: str) -> str | None:
 def _read_run_file(run_dir: Path) -> dict[str, str] | None:
     path = run_dir / _RUN_FILE
     return json.loads(path.read_text()) if path.is_file() else None
-
-
-def _check_connection(client: "MlflowClient", tracking_uri: str) -> None:
-    # MLflow's own defaults wait for minutes before they say that nobody answers.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    with _as_storage_error(tracking_uri):
-        client.search_experiments(max_results=1)
-
-
-def _make_experiment(client: "MlflowClient", name: str, artifact_location: str | None) -> None:
-    """Make the experiment unless it is there, which another run may have done a moment ago."""
-    from mlflow.exceptions import MlflowException
-
-    if client.get_experiment_by_name(name) is None:
-        try:
-            client.create_experiment(name, artifact_location=artifact_location)
-        except MlflowException:
-            if client.get_experiment_by_name(name) is None:
-                raise
-
-
-@contextmanager
-def _as_storage_error(tracking_uri: str) -> Iterator[None]:
-    """Turn what MLflow and its transport raise into a StorageError that says what to check."""
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
-
-    try:
-        yield
-    except (MlflowException, RequestException, OSError) as error:
-        raise StorageError(
-            f"MLflow at {tracking_uri} cannot be used: {str(error).splitlines()[0]}. "
-            "Check MLFLOW_TRACKING_URI and that the server runs, or train without it: logger=csv."
-        ) from error
-
-
-def _artifact_location(tracking_uri: str) -> str | None:
-    if not tracking_uri.startswith("sqlite:///"):
-        return None
-    return (Path(tracking_uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
 
 
 def _as_tags(tags: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
