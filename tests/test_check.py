@@ -29,7 +29,7 @@ def test_every_shipped_experiment_is_as_its_classes_want_it(name, spatial_dims, 
         ("data.patch_shape=32", "data.patch_shape is 32; DataframeDatamodule takes a list of whole numbers or null"),
         ("data.batch_size=many", "data.batch_size is 'many'; DataframeDatamodule takes a whole number"),
         ("data.num_workers=all", "data.num_workers is 'all'; DataframeDatamodule takes a whole number"),
-        ("data.transforms.augment.0.prob=x", "data.transforms.augment[0].prob is 'x'; RandFlipd takes a number"),
+        ("data.transforms.augment.0.prob=x", "data.transforms.augment[0].prob is 'x'; RandFlipsd takes a number"),
         ("model.optimizer.generator.lr=abc", "model.optimizer.generator.lr is 'abc'; AdamW takes a number"),
         ("model.backbone.filters=16", "model.backbone.filters is 16; DynUNet takes a list"),
         (

@@ -1,5 +1,6 @@
 from .blind_spot import BlindSpotd as BlindSpotd
 from .datamodule import DataframeDatamodule as DataframeDatamodule
+from .flips import RandFlipsd as RandFlipsd
 from .image import Image as Image
 from .image import ImageInfo as ImageInfo
 from .image import describe_image as describe_image
