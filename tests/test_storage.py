@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from cyto_dl.errors import StorageError
-from cyto_dl.storage import NothingThereError, atomic_path, identity, localize, localized, patience_s, sha256
+from cyto_dl.storage import (
+    NothingThereError,
+    atomic_path,
+    fetch_published,
+    identity,
+    localize,
+    localized,
+    patience_s,
+    sha256,
+)
 from cyto_dl.storage.s3 import client
 
 KEYS = {"AWS_ACCESS_KEY_ID": "an-access-key", "AWS_SECRET_ACCESS_KEY": "a-very-secret-key"}
@@ -102,10 +111,10 @@ def test_a_server_that_is_away_is_given_up_after_the_time_that_is_set(server, mo
         identity("s3://lab/a/cell.npy")
 
 
-@pytest.mark.parametrize("uri", ["s3://", "s3:///key"])
+@pytest.mark.parametrize("uri", ["s3://", "s3:///key", "runs/mine"])
 def test_an_address_without_a_bucket_is_refused(uri):
     with pytest.raises(StorageError, match="names no bucket"):
-        localize(uri)
+        fetch_published(uri, "last", "last.ckpt")
 
 
 def test_times_that_are_no_numbers_are_refused(monkeypatch):

@@ -92,6 +92,7 @@ class _Upload(threading.Thread):
         self._ending = threading.Event()
         self._deadline = float("inf")
         self._error: Exception | None = None
+        self._complete = False
 
     def run(self) -> None:
         """Publish what changes, until there is nothing more to publish at the end or time is up."""
@@ -103,6 +104,7 @@ class _Upload(threading.Thread):
                     self._publish_if_new(name)
                 self._error, pause_s = None, _LOOK_EVERY_S
                 if ending:
+                    self._complete = True
                     return
             except (StorageError, OSError) as error:
                 logger.warning("checkpoints are not on S3 yet, the training goes on: %s", error)
@@ -123,9 +125,10 @@ class _Upload(threading.Thread):
         self._deadline = time.monotonic() + patience_s()
         self._ending.set()
         self.join()
-        if self._error is not None:
+        if not self._complete:
+            reason = self._error or "the thread that does so died, see the traceback above."
             raise StorageError(
-                f"The checkpoints in {self.local_dir} could not be uploaded to {self.address}: {self._error} "
+                f"The checkpoints in {self.local_dir} could not be uploaded to {self.address}: {reason} "
                 "The local files are complete: the same command, started again here, uploads them."
             ) from self._error
 

@@ -17,7 +17,7 @@ from typing import Any
 from cyto_dl.errors import StorageError
 from cyto_dl.storage.attempts import NothingThereError as NothingThereError
 from cyto_dl.storage.attempts import persistently
-from cyto_dl.storage.paths import atomic_path, sha256
+from cyto_dl.storage.paths import atomic_path, is_remote, sha256
 
 _PART_BYTES = 16 * 2**20  # a part that fails is sent again; smaller ones cost requests
 _NUM_CONNECTIONS = 8
@@ -42,10 +42,10 @@ def split(uri: str) -> tuple[str, str]:
     """Bucket and key of an s3:// address. In a key, "#" and "?" are letters like others.
 
     Raises:
-        StorageError: There is no bucket in it.
+        StorageError: It is none, or there is no bucket in it.
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not bucket:
+    if not is_remote(uri) or not bucket:
         raise StorageError(f"'{uri}' names no bucket. An address is s3://bucket/key.")
     return bucket, key
 

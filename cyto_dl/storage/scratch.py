@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,7 +112,7 @@ def _lock_complete(folder: Path, objects: dict[str, Object]) -> int:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_SH)
         if _is_current(lock, path) and folder.is_dir():
-            os.utime(path)  # the time of the last use
+            os.utime(path, ns=(time.time_ns(),) * 2)  # of the last use; the kernel's own time is 4 ms coarse
             return lock
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -153,10 +154,10 @@ def _make_room(folder: Path, num_bytes: int) -> None:
         logger.warning("%s holds %.1f GB more than CYTO_DL_SCRATCH_GB, all of it in use", folder, excess / 1e9)
 
 
-def _last_use(copy: Path) -> float:
+def _last_use(copy: Path) -> int:
     with contextlib.suppress(FileNotFoundError):  # removed by another process meanwhile
-        return copy.with_name(f"{copy.name}.lock").stat().st_mtime
-    return 0.0
+        return copy.with_name(f"{copy.name}.lock").stat().st_mtime_ns
+    return 0
 
 
 def _remove_unless_used(copy: Path) -> bool:

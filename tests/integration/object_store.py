@@ -9,9 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 
@@ -24,13 +24,23 @@ _KINDS = ("account", "container", "object")
 _REQUIREMENTS = ("swift==2.38.3", "setuptools<81")
 
 
-@dataclass(frozen=True)
+@dataclass
 class ObjectStore:
-    """Where the store is, and the key to it."""
+    """Where the store is, the key to it, and its switch."""
 
     endpoint: str
+    proxy: Callable[[], AbstractContextManager[None]]
     access_key: str = "lab:scientist"
     secret_key: str = "tests-only-secret-d41f"
+    _running: ExitStack = field(default_factory=ExitStack)
+
+    def start(self) -> None:
+        """Let clients in."""
+        self._running.enter_context(self.proxy())
+
+    def stop(self) -> None:
+        """Break all connections, and refuse further ones."""
+        self._running.close()
 
     @property
     def variables(self) -> dict[str, str]:
@@ -49,7 +59,7 @@ def object_store(folder: Path) -> Iterator[ObjectStore]:
     """A running store that keeps its objects in `folder`, on a file system with extended attributes."""
     programs = _installed() / "bin"
     proxy, *ports = free_ports(4)
-    store = ObjectStore(f"http://127.0.0.1:{proxy}")
+    store = ObjectStore(f"http://127.0.0.1:{proxy}", lambda: _proxy(programs, folder, store.endpoint))
     values = {"folder": str(folder), "user": getpass.getuser(), "secret": store.secret_key}
     (folder / "devices" / "d1").mkdir(parents=True)
     shutil.copy(_TEMPLATES / "swift.conf", folder)
@@ -58,12 +68,23 @@ def object_store(folder: Path) -> Iterator[ObjectStore]:
         _write("storage-server.conf", folder / f"{kind}-server.conf", values | {"kind": kind, "port": str(port)})
         _make_ring(programs / "swift-ring-builder", folder / f"{kind}.builder", port)
     with ExitStack() as servers:
-        for kind in (*_KINDS, "proxy"):
-            command = [programs / f"swift-{kind}-server", folder / f"{kind}-server.conf", "-v"]
-            log = folder / f"{kind}.log"
-            process = servers.enter_context(started(command, log=log, values={"SWIFT_DIR": str(folder)}))
-        wait_for(store.endpoint, process, log=log, is_up=lambda status: status < 500)
+        for kind in _KINDS:
+            servers.enter_context(_server(programs, folder, kind))
+        servers.callback(store.stop)
+        store.start()
         yield store
+
+
+def _server(programs: Path, folder: Path, kind: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    command = [programs / f"swift-{kind}-server", folder / f"{kind}-server.conf", "-v"]
+    return started(command, log=folder / f"{kind}.log", values={"SWIFT_DIR": str(folder)})
+
+
+@contextmanager
+def _proxy(programs: Path, folder: Path, endpoint: str) -> Iterator[None]:
+    with _server(programs, folder, "proxy") as process:
+        wait_for(endpoint, process, log=folder / "proxy.log", is_up=lambda status: status < 500)
+        yield
 
 
 def _write(template: str, path: Path, values: dict[str, str]) -> None:
