@@ -44,6 +44,7 @@ _MODULE_HOMES = (
 )
 _TRANSFORM_HOMES = (
     "cyto_dl.data.blind_spot",
+    "cyto_dl.data.flips",
     "cyto_dl.data.transforms",
     "monai.transforms.compose",
     "monai.transforms.croppad",
