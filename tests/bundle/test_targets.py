@@ -9,7 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cyto_dl.bundle.build import parts_with_code
 from cyto_dl.bundle.targets import check_targets, foreign_targets, instantiate
+from cyto_dl.config import compose_experiment, experiments
 from cyto_dl.errors import BundleError
 
 ALLOWED = [
@@ -194,3 +196,8 @@ def test_networks_do_not_download_weights_that_the_bundle_has():
 )
 def test_values_without_targets_stay_what_they_are(node):
     assert instantiate(node) == node
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_the_code_of_every_shipped_experiment_is_allowed(name, tmp_path):
+    check_targets(parts_with_code(compose_experiment([f"experiment={name}"], output_dir=tmp_path)))
