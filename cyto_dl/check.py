@@ -167,7 +167,7 @@ def _wrong_arguments(node: Any, key: str) -> Iterator[str]:
         kinds = _parameters(node["_target_"])
         for name in kinds.keys() & node.keys():
             annotation, default = kinds[name]
-            if node[name] != default and not _takes(annotation, node[name]):
+            if not _takes(annotation, node[name]) and node[name] != default:  # tables, which are taken, do not compare
                 target = node["_target_"].rpartition(".")[2]
                 yield f"{key}.{name} is {node[name]!r}; {target} takes {_in_words(annotation)}"
 

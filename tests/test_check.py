@@ -1,5 +1,7 @@
 """An experiment that cannot work is refused by key, with what was given and what is accepted."""
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from cyto_dl.check import check_accelerator, check_experiment, wrong_types
@@ -64,6 +66,13 @@ def test_a_value_of_another_type_is_named_with_what_its_class_takes(tmp_path, ov
 )
 def test_values_that_a_class_takes_are_left_alone_and_unknown_classes_to_their_construction(tmp_path, override):
     assert wrong_types(compose(tmp_path, override)) == []
+
+
+def test_images_in_memory_are_left_to_the_data_module(tmp_path):
+    config = compose(tmp_path)
+    for rows in (pd.DataFrame({"raw": ["a.tif"]}), {"train": [{"raw": np.zeros((1, 4, 4))}]}):
+        config["data"]["path"] = rows
+        assert wrong_types(config) == []
 
 
 def test_an_accelerator_that_is_not_there_is_named_with_those_that_are():
