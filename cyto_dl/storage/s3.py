@@ -19,8 +19,8 @@ from cyto_dl.storage.attempts import NothingThereError as NothingThereError
 from cyto_dl.storage.attempts import persistently
 from cyto_dl.storage.paths import atomic_path, is_remote, sha256
 
-_PART_BYTES = 16 * 2**20  # a part that fails is sent again; smaller ones cost requests
-_NUM_CONNECTIONS = 8
+_PART_BYTES = 8 * 2**20  # boto3's own: a part that fails is sent again
+_NUM_CONNECTIONS = 10  # boto3's own
 _ATTEMPTS = 2  # of botocore; `persistently` is the patient one
 
 
