@@ -12,6 +12,7 @@ def evaluate(
     split: str,
     report: Output[HTML],
     metrics: Output[Metrics],
+    images: Output[Dataset],
 ) -> None:
     """Measure the best checkpoint on one split, through the predictor that will also serve it.
 
@@ -23,8 +24,17 @@ def evaluate(
     Returns:
         report: Page with a table per head, previews and one row per image.
         metrics: Mean over the images, named <split>/<head>/<metric>; beside them what Otsu's threshold reaches.
+        images: Table with the values of every image, a .csv; a new model and the champion are compared by it.
     """
     from cyto_dl.steps import evaluate_step
 
-    for name, value in evaluate_step(dataset.path, model.path, split, report.path, metrics.path).items():
+    values = evaluate_step(
+        dataset.path,
+        model.path,
+        split,
+        report_path=report.path,
+        metrics_path=metrics.path,
+        images_path=images.path,
+    )
+    for name, value in values.items():
         metrics.log_metric(name, value)

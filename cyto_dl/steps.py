@@ -1,7 +1,8 @@
 """What each step of a pipeline does with the paths of its artifacts; an orchestrator's component is one call to it.
 
-    manifest -> prepare_step -> dataset_dir -> train_step -> model_dir -> evaluate_step -> report, metrics
+    manifest -> prepare_step -> dataset_dir -> train_step -> model_dir -> evaluate_step -> report, metrics, images
                                                                        -> export_step   -> bundle_dir
+    images, champion -> compare_step -> better?      bundle_dir -> register_step -> version in MLflow's registry
 
 A step's metrics are returned, and written as JSON too: KFP's cache takes only artifacts that exist as files.
 """
@@ -14,10 +15,15 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from cyto_dl.errors import ConfigError
 from cyto_dl.storage import atomic_path
+
+if TYPE_CHECKING:
+    from cyto_dl.comparison import Comparison
 
 logger = logging.getLogger(__name__)
 
@@ -122,11 +128,11 @@ def train_step(
 
 
 def evaluate_step(
-    dataset_dir: str, model_dir: str, split: str, report_path: str, metrics_path: str
+    dataset_dir: str, model_dir: str, split: str, *, report_path: str, metrics_path: str, images_path: str
 ) -> dict[str, float]:
-    """Measure the best checkpoint of a run on one split, and write the report and the metrics.
+    """Measure the best checkpoint of a run on one split, and write the report, the metrics and a table of the images.
 
-    Both also go to the MLflow run of the training, if it had one. Where no image of the split has a target, the report
+    All also go to the MLflow run of the training, if it had one. Where no image of the split has a target, the report
     says so and there are no metrics: the model can be exported all the same.
     """
     _quiet_libraries()
@@ -135,15 +141,17 @@ def evaluate_step(
 
     manifest = Path(dataset_dir) / MANIFEST
     with tempfile.TemporaryDirectory(prefix="cyto-dl-evaluation-") as folder:
-        report = Path(folder) / "report.html"
+        report, images = Path(folder) / "report.html", Path(folder) / "images.csv"
         try:
             metrics = evaluate_checkpoint(model_dir, output_dir=folder, split=split, manifest=manifest)
         except NoTargetsError as error:
             logger.warning("the model is not measured: %s", error)
             report.write_text(f'<!doctype html><meta charset="utf-8"><p>Not measured: {html.escape(str(error))}</p>\n')
+            images.write_text("path\n")
             metrics = {}
-        with atomic_path(report_path) as temporary:
-            shutil.copyfile(report, temporary)
+        for made, wanted in ((report, report_path), (images, images_path)):
+            with atomic_path(wanted) as temporary:
+                shutil.copyfile(made, temporary)
     return write_metrics(metrics, metrics_path)
 
 
@@ -162,8 +170,98 @@ def export_step(dataset_dir: str, model_dir: str, metrics_path: str, bundle_dir:
     return {"framework": "cyto-dl bundle"}
 
 
+def compare_step(
+    dataset_dir: str,
+    model_dir: str,
+    images_path: str,
+    *,
+    model_name: str,
+    metric: str,
+    split: str,
+    minimal_gain: float,
+) -> bool:
+    """Whether a model is better than the champion of `model_name`, measured on the same images.
+
+    Without a champion it is. What nobody measured is not. The gain also goes to the MLflow run of the training.
+
+    Args:
+        dataset_dir: Folder from `prepare_step`.
+        model_dir: The candidate's folder, from `train_step`.
+        images_path: The candidate's table of images, from `evaluate_step`.
+        model_name: In MLflow's registry.
+        metric: <split>/<head>/<metric>, e.g. "test/seg/dice"; "" for the first that the candidate has.
+        split: That the candidate was measured on.
+        minimal_gain: In the metric's unit.
+    """
+    _quiet_libraries()
+    from cyto_dl.comparison import compare_with_bundle, read_images
+    from cyto_dl.registry import download_bundle, find_champion
+
+    tracking_uri = _tracking_uri()
+    champion = find_champion(model_name, tracking_uri=tracking_uri)
+    images = read_images(images_path)
+    if champion is None:
+        logger.info("%s has no champion yet: this model becomes it", model_name)
+        return True
+    if images.empty:
+        logger.warning("no image of the split '%s' has a target: %s stays the champion", split, champion.uri)
+        return False
+    config = yaml.safe_load((Path(model_dir) / "config.yaml").read_text())
+    with tempfile.TemporaryDirectory(prefix="cyto-dl-champion-") as folder:
+        comparison = compare_with_bundle(
+            images,
+            download_bundle(champion, folder, tracking_uri=tracking_uri),
+            config,
+            manifest=str(Path(dataset_dir) / MANIFEST),
+            split=split,
+            metric=metric,
+            minimal_gain=float(minimal_gain),
+        )
+    _log_comparison(model_dir, comparison)
+    return comparison.better
+
+
+def register_step(bundle_dir: str, model_name: str, *, champion: bool) -> str:
+    """Register a bundle in MLflow as the challenger, and as the champion too if it is to be; returns its address.
+
+    The address, models:/<name>/<version>, is what MLflow's loaders take.
+    """
+    _quiet_libraries()
+    from cyto_dl.registry import promote, register_bundle
+
+    tracking_uri = _tracking_uri()
+    version = register_bundle(bundle_dir, model_name, tracking_uri=tracking_uri)
+    if champion:
+        promote(version, tracking_uri=tracking_uri)
+    return version.uri
+
+
+def _log_comparison(model_dir: str, comparison: "Comparison") -> None:
+    from cyto_dl.tracking import log_evaluation
+
+    metrics = {"comparison/champion": comparison.champion, "comparison/gain": comparison.gain}
+    if comparison.interval is not None:
+        metrics |= dict(zip(("comparison/gain_low", "comparison/gain_high"), comparison.interval, strict=True))
+    log_evaluation(model_dir, metrics, [])
+
+
+def _tracking_uri() -> str:
+    """Where MLflow is.
+
+    Raises:
+        ConfigError: Nobody said so: MLflow would write a file that vanishes with the step.
+    """
+    if address := os.environ.get("MLFLOW_TRACKING_URI"):
+        return address
+    raise ConfigError(
+        "model_name asks for MLflow's registry, and MLFLOW_TRACKING_URI is not set. Set it (on Kubernetes in the "
+        "config map cyto-dl-environment), or leave model_name empty."
+    )
+
+
 def _quiet_libraries() -> None:
     """A step's launcher shows every library's INFO; these fill screens, the first already when it is imported."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a log is no terminal
     for name in ("alembic", "lightning.pytorch.utilities.rank_zero", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -25,6 +25,7 @@ from pipelines.summary import Summary, summarize
 
 if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
+    from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 
 def run_locally(pipeline: "BaseComponent", arguments: Mapping[str, Any], *, workspace: str | Path) -> Summary:
@@ -39,7 +40,7 @@ def run_locally(pipeline: "BaseComponent", arguments: Mapping[str, Any], *, work
     local_pipeline = _without_retries(pipeline)
     started = time.monotonic()
     with (folder / "run.log").open("w") as log:
-        story = Story(terminal=sys.stdout, log=log, num_steps=len(pipeline.pipeline_spec.root.dag.tasks))
+        story = Story(terminal=sys.stdout, log=log, num_steps=_count_steps(pipeline.pipeline_spec))
         with contextlib.redirect_stdout(story), _environment(folder.parent):
             try:
                 _execute(local_pipeline, arguments, folder)
@@ -66,9 +67,23 @@ def _execute(pipeline: "BaseComponent", arguments: Mapping[str, Any], folder: Pa
 def _without_retries(pipeline: "BaseComponent") -> "BaseComponent":
     """A copy that fails at once: on one machine a second attempt meets the same wrong table."""
     pipeline = copy.deepcopy(pipeline)
-    for task in pipeline.pipeline_spec.root.dag.tasks.values():
-        task.ClearField("retry_policy")
+    for node in (pipeline.pipeline_spec.root, *pipeline.pipeline_spec.components.values()):
+        for task in node.dag.tasks.values():
+            task.ClearField("retry_policy")
     return pipeline
+
+
+def _count_steps(specification: "PipelineSpec") -> int:
+    """How many steps run at most: conditions may leave some out, and of their branches one runs."""
+
+    def count(name: str) -> int:
+        component = specification.components[name]
+        if not component.HasField("dag"):
+            return 1
+        of_tasks = [count(task.component_ref.name) for task in component.dag.tasks.values()]
+        return max(of_tasks) if name.startswith("comp-condition-branches-") else sum(of_tasks)
+
+    return sum(count(task.component_ref.name) for task in specification.root.dag.tasks.values())
 
 
 @contextlib.contextmanager

@@ -40,6 +40,12 @@ def try_again(task: PipelineTask, times: int) -> PipelineTask:
     return task.set_retry(num_retries=times, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="300s")
 
 
+def once(task: PipelineTask) -> PipelineTask:
+    """A small step that changes the world outside: not taken from the cache; a second attempt changes nothing more."""
+    task.set_caching_options(False)
+    return try_again(small(task), times=2)
+
+
 def _size(task: PipelineTask, *, cpu_request: str, cpu_limit: str, memory_request: str, memory_limit: str) -> None:
     task.set_cpu_request(cpu_request).set_cpu_limit(cpu_limit)
     task.set_memory_request(memory_request).set_memory_limit(memory_limit)

@@ -1,15 +1,18 @@
-"""From a table of microscope images to a bundle that can be served.
+"""From a table of microscope images to a bundle that can be served, and to the champion in MLflow's registry.
 
-prepare_data -> train -> evaluate -> export
-     |            |          |          |
-  dataset       model      report     bundle
+prepare_data -> train -> evaluate -> export -> compare --better--> register as champion
+     |            |          |          |         ┕------not------> register as challenger
+  dataset       model     report,    bundle
+                          images
 """
 
 from kfp import dsl
 
+from components.compare import compare
 from components.evaluate import evaluate
 from components.export import export
 from components.prepare_data import prepare_data
+from components.register import register
 from components.train import train
 from pipelines import resources
 
@@ -30,8 +33,11 @@ def training(
     fractions: list[float] = [0.7, 0.15, 0.15],
     seed: int = 0,
     evaluation_split: str = "test",
+    model_name: str = "",
+    comparison_metric: str = "",
+    minimal_gain: float = 0.0,
 ) -> None:
-    """Train a model on a table of microscope images, measure it, and export a bundle that can be served.
+    """Train a model on a table of microscope images, measure it, export a bundle, and promote it if it is better.
 
     Args:
         manifest: A .csv or .parquet with one row per image, or a folder of train.csv, valid.csv and test.csv; local
@@ -49,7 +55,12 @@ def training(
         group_column: Rows that share a value in this column stay in one split, e.g. a donor or a plate; "" for none.
         fractions: Shares of train, valid and test where splits are made.
         seed: Makes the same splits again.
-        evaluation_split: Split that the report and the bundle's metrics are about.
+        evaluation_split: Split that the report, the bundle's metrics and the comparison are about.
+        model_name: Name in MLflow's registry; the model becomes its champion if it is better than the one before. "" to
+            register nothing.
+        comparison_metric: Metric that decides, <split>/<head>/<metric>, e.g. test/seg/dice; "" for the first that the
+            model has.
+        minimal_gain: That the lower 95 % bound of the gain has to pass, in the metric's unit.
     """
     prepared = prepare_data(
         manifest=manifest,
@@ -94,3 +105,24 @@ def training(
         metrics=evaluated.outputs["metrics"],
     ).set_display_name("Export")
     resources.try_again(resources.small(exported), times=1)
+
+    with dsl.If(model_name != "", name="with-model-name"):
+        compared = compare(
+            dataset=prepared.outputs["dataset"],
+            model=trained.outputs["model"],
+            images=evaluated.outputs["images"],
+            model_name=model_name,
+            metric=comparison_metric,
+            split=evaluation_split,
+            minimal_gain=minimal_gain,
+        ).set_display_name("Compare")
+        compared.set_caching_options(False)  # another champion gives another answer
+        resources.try_again(resources.large(compared), times=1)
+        # KFP makes the condition of the comparison. It has to be of a component's only output: of a named one, the
+        # local runner takes it for false without a word.
+        with dsl.If(compared.output == True, name="better"):  # noqa: E712
+            promoted = register(bundle=exported.outputs["bundle"], model_name=model_name, champion=True)
+            resources.once(promoted.set_display_name("Register as champion"))
+        with dsl.Else(name="not-better"):
+            registered = register(bundle=exported.outputs["bundle"], model_name=model_name, champion=False)
+            resources.once(registered.set_display_name("Register"))

@@ -75,7 +75,9 @@ def test_a_pipeline_goes_on_where_there_is_nothing_to_measure(noisy_folder, tmp_
         dataset, "im2im/denoise_blind_spot", overrides, model_dir=model, metrics_path=str(tmp_path / "t"), **described
     )
 
-    assert evaluate_step(dataset, model, "test", report, measured) == {}
+    written = {"report_path": report, "metrics_path": measured, "images_path": str(tmp_path / "images")}
+    assert evaluate_step(dataset, model, "test", **written) == {}
+    assert (tmp_path / "images").read_text() == "path\n"
     assert "the model is not measured" in caplog.text
     assert "no image of the split &#x27;test&#x27; has a target" in (tmp_path / "page").read_text()
     export_step(dataset, model, measured, bundle)

@@ -10,7 +10,7 @@ import yaml
 
 from cyto_dl.config import compose_experiment
 from cyto_dl.errors import ConfigError
-from cyto_dl.steps import evaluate_step, export_step, prepare_step, train_step
+from cyto_dl.steps import compare_step, evaluate_step, export_step, prepare_step, register_step, train_step
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -109,14 +109,28 @@ def test_preparing_writes_the_manifest_and_the_fingerprint_without_torch(manifes
     assert sorted(path.name for path in (tmp_path / "dataset").iterdir()) == ["fingerprint.json", "manifest.csv"]
 
 
+@pytest.fixture(scope="module")
+def tracking_uri(tmp_path_factory):
+    """An sqlite store; MLflow makes its tables on first use, which takes seconds: once for all tests here."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+def test_comparing_and_registering_ask_for_an_mlflow(tmp_path):
+    settings = {"model_name": "nuclei", "metric": "", "split": "test", "minimal_gain": 0.0}
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI is not set"):
+        compare_step("dataset", "model", "images.csv", **settings)
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI is not set"):
+        register_step("bundle", "nuclei", champion=True)
+
+
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_the_steps_hand_their_folders_on(manifest_folder, tmp_path, spatial_dims):
+def test_the_steps_hand_their_folders_on(manifest_folder, tmp_path, spatial_dims, tracking_uri, monkeypatch):
     dataset, model, bundle = (str(tmp_path / name) for name in ("dataset", "model", "bundle"))
     described = {"source_col": "raw", "target_cols": ["seg"], "spatial_dims": spatial_dims, "num_channels": 1}
     patch = {2: "[32,32]", 3: "[8,16,16]"}[spatial_dims]
     overrides = ["trainer=cpu", "trainer.max_epochs=1", f"data.patch_shape={patch}", "data.patches_per_image=1"]
     overrides += ["callbacks.previews=null", "model.backbone.filters=[4,8,8,8]", f"model.inference.roi_size={patch}"]
-    prepare_step(str(manifest_folder(spatial_dims) / "manifest.csv"), dataset, **described)
+    prepare_step(str(manifest_folder(spatial_dims, test=2) / "manifest.csv"), dataset, **described)
     train_step(
         dataset,
         "im2im/segmentation",
@@ -125,10 +139,20 @@ def test_the_steps_hand_their_folders_on(manifest_folder, tmp_path, spatial_dims
         metrics_path=str(tmp_path / "train.json"),
         **described,
     )
-    measured = evaluate_step(dataset, model, "test", str(tmp_path / "report"), str(tmp_path / "metrics.json"))
-    export_step(dataset, model, str(tmp_path / "metrics.json"), bundle)
+    made = {f"{name}_path": str(tmp_path / name) for name in ("report", "metrics", "images")}
+    measured = evaluate_step(dataset, model, "test", **made)
+    export_step(dataset, model, made["metrics_path"], bundle)
     document = yaml.safe_load((tmp_path / "bundle" / "bundle.yaml").read_text())
     assert {"test/seg/dice", "test/seg/otsu_dice"} <= set(measured)
-    assert document["metrics"] == measured == json.loads((tmp_path / "metrics.json").read_text())
+    assert document["metrics"] == measured == json.loads(Path(made["metrics_path"]).read_text())
     assert document["fingerprint"] == json.loads((tmp_path / "dataset" / "fingerprint.json").read_text())
     assert "<html" in (tmp_path / "report").read_text()
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    settings = {"model_name": f"steps {spatial_dims}", "metric": "", "split": "test", "minimal_gain": 0.0}
+    assert compare_step(dataset, model, made["images_path"], **settings)  # there is no champion yet
+    uri = register_step(bundle, settings["model_name"], champion=True)
+    assert uri == f"models:/steps {spatial_dims}/1"
+    assert not compare_step(dataset, model, made["images_path"], **settings)  # the champion against itself
+    Path(made["images_path"]).write_text("path\n")
+    assert not compare_step(dataset, model, made["images_path"], **settings)  # nobody measured the candidate

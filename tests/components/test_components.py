@@ -11,14 +11,23 @@ import pytest
 from kfp import dsl
 
 import cyto_dl
+from components.compare import compare
 from components.evaluate import evaluate
 from components.export import export
 from components.image import DEFAULT_IMAGE
 from components.prepare_data import prepare_data
+from components.register import register
 from components.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPONENTS = {"prepare_data": prepare_data, "train": train, "evaluate": evaluate, "export": export}
+COMPONENTS = {
+    "prepare_data": prepare_data,
+    "train": train,
+    "evaluate": evaluate,
+    "export": export,
+    "compare": compare,
+    "register": register,
+}
 HEAVY = ("torch", "monai", "lightning", "mlflow", "skimage")
 
 
@@ -146,7 +155,8 @@ def test_evaluate_logs_what_the_evaluation_returns(step, artifact):
     call = step("evaluate_step", {"test/seg/dice": 0.9})
     dataset, model = artifact(dsl.Dataset, "dataset"), artifact(dsl.Model, "model")
     report, metrics = artifact(dsl.HTML, "report"), artifact(dsl.Metrics, "metrics")
-    evaluate.python_func(dataset=dataset, model=model, split="test", report=report, metrics=metrics)
+    images = artifact(dsl.Dataset, "images")
+    evaluate.python_func(dataset=dataset, model=model, split="test", report=report, metrics=metrics, images=images)
     assert metrics.metadata == {"test/seg/dice": 0.9}
     assert call == {
         "dataset_dir": dataset.path,
@@ -154,7 +164,28 @@ def test_evaluate_logs_what_the_evaluation_returns(step, artifact):
         "split": "test",
         "report_path": report.path,
         "metrics_path": metrics.path,
+        "images_path": images.path,
     }
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_compare_returns_the_answer_and_nothing_else(step, artifact, answer):
+    """A condition on a named output would be skipped without a word."""
+    call = step("compare_step", answer)
+    dataset, model = artifact(dsl.Dataset, "dataset"), artifact(dsl.Model, "model")
+    images = artifact(dsl.Dataset, "images")
+    settings = {"model_name": "nuclei", "metric": "test/seg/dice", "split": "test", "minimal_gain": 0.01}
+    assert compare.python_func(dataset=dataset, model=model, images=images, **settings) is answer
+    paths = {"dataset_dir": dataset.path, "model_dir": model.path, "images_path": images.path}
+    assert call == {**settings, **paths}
+    assert {name: output.type for name, output in compare.component_spec.outputs.items()} == {"Output": "Boolean"}
+
+
+def test_register_returns_the_version(step, artifact):
+    call = step("register_step", "models:/nuclei/3")
+    bundle = artifact(dsl.Model, "bundle")
+    assert register.python_func(bundle=bundle, model_name="nuclei", champion=True) == "models:/nuclei/3"
+    assert call == {"bundle_dir": bundle.path, "model_name": "nuclei", "champion": True}
 
 
 def test_export_says_what_the_bundle_is(step, artifact):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import local
+from pipelines.catalogue import load_pipeline
 from pipelines.local import run_locally
 
 
@@ -68,3 +70,14 @@ def test_a_run_changes_neither_the_environment_nor_the_pipeline_and_does_not_war
         run_locally(toy_pipeline, {}, workspace=tmp_path)
     assert dict(os.environ) == before
     assert toy_pipeline.pipeline_spec.root.dag.tasks["add-numbers"].retry_policy.max_retry_count == 5
+
+
+def test_of_the_branches_of_a_condition_one_is_counted():
+    """prepare_data, train, evaluate, export; then compare, and one of two ways to register."""
+    assert local._count_steps(load_pipeline("training").pipeline_spec) == 6
+
+
+def test_no_step_is_tried_again_on_one_machine_wherever_it_stands():
+    specification = local._without_retries(load_pipeline("training")).pipeline_spec
+    nodes = [specification.root, *specification.components.values()]
+    assert not [name for node in nodes for name, task in node.dag.tasks.items() if task.HasField("retry_policy")]

@@ -18,7 +18,9 @@ from pipelines.compiler import compile_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILED = ROOT / "pipelines" / "compiled"
-STEPS = ("exec-prepare-data", "exec-train", "exec-evaluate", "exec-export")
+STEPS = ("prepare-data", "train", "evaluate", "export", "compare", "register", "register-2")
+EXECUTORS = [f"exec-{step}" for step in STEPS]
+NETWORK = {"exec-train", "exec-evaluate", "exec-compare"}  # the steps that run it
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def test_every_step_runs_in_one_versioned_image(documents):
     assert re.fullmatch(r".+:(?!latest$).+|.+@sha256:.+", image)
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", EXECUTORS)
 def test_every_step_says_what_processors_and_memory_it_needs(documents, step):
     resources = documents[0]["deploymentSpec"]["executors"][step]["container"]["resources"]
     for name in ("resourceCpuRequest", "resourceCpuLimit", "resourceMemoryRequest", "resourceMemoryLimit"):
@@ -88,7 +90,7 @@ def test_every_step_says_what_processors_and_memory_it_needs(documents, step):
     assert "accelerator" not in resources  # GPUs are asked for when compiling
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", EXECUTORS)
 def test_every_step_gets_credentials_and_addresses_where_the_operator_made_them(documents, step):
     executor = documents[1][step]
     (secret,), (environment,) = executor["secretAsEnv"], executor["configMapAsEnv"]
@@ -100,29 +102,49 @@ def test_every_step_gets_credentials_and_addresses_where_the_operator_made_them(
 def test_the_steps_that_run_the_network_have_shared_memory_for_the_data_loader(documents):
     mounts = {step: executor.get("emptyDirMounts", []) for step, executor in documents[1].items()}
     with_mount = {step for step, found in mounts.items() if [m["mountPath"] for m in found] == ["/dev/shm"]}
-    assert with_mount == {"exec-train", "exec-evaluate"}
+    assert with_mount == NETWORK
 
 
-def test_only_the_step_that_reads_the_world_outside_is_never_cached(documents):
-    tasks = documents[0]["root"]["dag"]["tasks"]
-    cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
+def test_only_steps_whose_inputs_decide_their_outputs_are_cached(documents):
+    """A manifest changes behind its address, and so do the registry and its champion."""
+    cached = {name for name, task in _named_tasks(documents[0]).items() if task["cachingOptions"].get("enableCache")}
     assert cached == {"train", "evaluate", "export"}
 
 
 def test_every_step_may_be_tried_again(documents):
-    tasks = documents[0]["root"]["dag"]["tasks"]
+    tasks = _named_tasks(documents[0])
     assert {name: task["retryPolicy"]["maxRetryCount"] for name, task in tasks.items()} == {
         "prepare-data": 2,
         "train": 2,
         "evaluate": 1,
         "export": 1,
+        "compare": 1,
+        "register": 2,
+        "register-2": 2,
     }
+
+
+def test_the_better_model_becomes_the_champion_and_another_one_the_challenger(documents):
+    """Without a model's name nothing is compared."""
+    triggers = {
+        _only_step(documents[0], name): task["triggerPolicy"]["condition"]
+        for name, task in _all_tasks(documents[0])
+        if "condition" in task.get("triggerPolicy", {})
+    }
+    better = "inputs.parameter_values['pipelinechannel--compare-Output'] == true"
+    named = "inputs.parameter_values['pipelinechannel--model_name'] != ''"
+    assert triggers == {"compare": named, "register": better, "register-2": f"!({better})"}
+    tasks = _named_tasks(documents[0])
+    promoted = {name: tasks[name]["inputs"]["parameters"]["champion"] for name in ("register", "register-2")}
+    assert [each["runtimeValue"]["constant"] for each in promoted.values()] == [True, False]
 
 
 def test_conditions_look_only_at_outputs_that_the_local_runner_can_resolve(documents):
     """It takes a condition on a named output for false without a word (kfp 2.17)."""
-    for task in _tasks(documents[0]):
+    for _, task in _all_tasks(documents[0]):
         condition = task.get("triggerPolicy", {}).get("condition", "")
+        if "pipelinechannel--model_name" in condition:
+            continue  # a parameter of the pipeline, which it resolves too
         assert not re.search(r"-(?!Output\b)\w+'\]", condition)
 
 
@@ -136,12 +158,12 @@ def test_artifacts_have_the_types_that_the_server_draws(documents):
     found = {
         name: {key: value["artifactType"]["schemaTitle"] for key, value in outputs["artifacts"].items()}
         for name, component in documents[0]["components"].items()
-        if (outputs := component.get("outputDefinitions"))
+        if "executorLabel" in component and (outputs := component.get("outputDefinitions", {})).get("artifacts")
     }
     assert found == {
         "comp-prepare-data": {"dataset": "system.Dataset"},
         "comp-train": {"model": "system.Model", "metrics": "system.Metrics"},
-        "comp-evaluate": {"report": "system.HTML", "metrics": "system.Metrics"},
+        "comp-evaluate": {"report": "system.HTML", "metrics": "system.Metrics", "images": "system.Dataset"},
         "comp-export": {"bundle": "system.Model"},
     }
 
@@ -163,7 +185,7 @@ def test_image_and_gpus_are_chosen_when_compiling(tmp_path):
         for step, executor in executors.items()
         if "accelerator" in executor["container"]["resources"]
     }
-    assert set(gpus) == {"exec-train", "exec-evaluate"}
+    assert set(gpus) == NETWORK
     assert {(each["resourceType"], each["resourceCount"]) for each in gpus.values()} == {("nvidia.com/gpu", "2")}
     assert platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]["tolerations"]
 
@@ -174,9 +196,24 @@ def _normalized(path: Path) -> list[str]:
     return re.sub(r"^(sdkVersion:).*$", r"\1 VERSION", text, flags=re.MULTILINE).splitlines()
 
 
-def _tasks(specification: dict[str, Any]) -> list[dict[str, Any]]:
+def _all_tasks(specification: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Every task by its name: steps, conditions and their branches."""
     nodes = [specification["root"], *specification["components"].values()]
-    return [task for node in nodes if "dag" in node for task in node["dag"]["tasks"].values()]
+    return [item for node in nodes if "dag" in node for item in node["dag"]["tasks"].items()]
+
+
+def _named_tasks(specification: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The steps' tasks by the names of their components."""
+    found = {task["componentRef"]["name"].removeprefix("comp-"): task for _, task in _all_tasks(specification)}
+    return {step: found[step] for step in STEPS}
+
+
+def _only_step(specification: dict[str, Any], condition: str) -> str:
+    """The step directly inside a condition."""
+    tasks = specification["components"][f"comp-{condition}"]["dag"]["tasks"].values()
+    names = [task["componentRef"]["name"].removeprefix("comp-") for task in tasks]
+    (step,) = [name for name in names if name in STEPS]
+    return step
 
 
 def _dangling(specification: dict[str, Any]) -> "list[str]":

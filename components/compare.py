@@ -1,0 +1,44 @@
+"""Step 5: a new model and the champion are compared on the same images."""
+
+from kfp.dsl import Dataset, Input, Model
+
+from components.image import component
+
+
+@component
+def compare(
+    dataset: Input[Dataset],
+    model: Input[Model],
+    images: Input[Dataset],
+    model_name: str,
+    metric: str,
+    split: str,
+    minimal_gain: float,
+) -> bool:
+    """Say whether a model is better than the champion: by a paired bootstrap over the images of one split.
+
+    It is where the lower 95 % bound of its mean gain is above the minimal gain, and where there is no champion yet.
+
+    Args:
+        dataset: Folder from prepare_data: the images that both models are measured on.
+        model: The run's folder from train: how images are read and measured.
+        images: Table of the images from evaluate.
+        model_name: Name in MLflow's registry.
+        metric: <split>/<head>/<metric>, e.g. test/seg/dice; "" for the first metric of the model.
+        split: The split that evaluate measured.
+        minimal_gain: That a better model has to pass, in the metric's unit.
+
+    Returns:
+        Output: Whether the model is better.
+    """
+    from cyto_dl.steps import compare_step
+
+    return compare_step(
+        dataset.path,
+        model.path,
+        images.path,
+        model_name=model_name,
+        metric=metric,
+        split=split,
+        minimal_gain=minimal_gain,
+    )
