@@ -134,16 +134,19 @@ class _Upload(threading.Thread):
 
     def _publish_if_new(self, name: str) -> None:
         path = self.local_dir / f"{name}.ckpt"
-        if not path.is_file():
+        if not path.is_file() or _version(path) == self._done.get(name):
             return
         with tempfile.TemporaryDirectory(prefix=".upload.", dir=self.local_dir) as folder:
             link = Path(folder) / path.name
             os.link(path, link)  # keeps the content when the training replaces the file
-            stat = link.stat()
-            version = (stat.st_ino, stat.st_mtime_ns)
-            if self._done.get(name) != version:
-                publish(link, self.address, name, step=_step(link))
-                self._done[name] = version
+            publish(link, self.address, name, step=_step(link))
+            self._done[name] = _version(link)
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """What changes when another checkpoint takes a file's place."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _step(path: Path) -> int:
