@@ -21,10 +21,13 @@ OVERRIDES = [
     "model.backbone.filters=[4,4,8,8]",
     "trainer.max_epochs=1",
 ]
+UNTRAINED = ["model.optimizer.generator.lr=1e-9"]
+TRAINED = ["trainer.max_epochs=15"]  # bright blobs are found after some 60 steps
 
 
-def run_training(manifest, workspace):
-    arguments = [f"manifest={manifest}", "source_col=raw", 'target_cols=["seg"]', f"overrides={json.dumps(OVERRIDES)}"]
+def run_training(manifest, workspace, *extra, overrides=()):
+    chosen = json.dumps([*OVERRIDES, *overrides])
+    arguments = [f"manifest={manifest}", "source_col=raw", 'target_cols=["seg"]', f"overrides={chosen}", *extra]
     command = [sys.executable, "-m", "pipelines", "run", "training", *arguments, "--workspace", workspace]
     ended = run(command)
     return ended, json.loads((workspace / "latest" / "summary.json").read_text())
@@ -64,3 +67,34 @@ def test_a_wrong_manifest_ends_the_run_with_2_and_every_problem(manifest_folder,
     for words in ("prepare-data failed: ManifestError", str(manifest), "'Train'", "absent.tif", "manifest.csv:3"):
         assert words in ended.stderr, words
     assert "Traceback" not in ended.stdout + ended.stderr
+
+
+def champion_and_challenger(workspace):
+    aliases = MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}").get_registered_model("blobs").aliases
+    return {alias: int(number) for alias, number in aliases.items()}
+
+
+def test_a_better_model_is_promoted_and_a_worse_one_is_not(manifest_folder, tmp_path):
+    manifest, workspace = manifest_folder(train=4, test=4) / "manifest.csv", tmp_path / "runs"
+    register = ["model_name=blobs", "comparison_metric=test/seg/dice", "minimal_gain=0.01"]
+
+    ended, summary = run_training(manifest, workspace, *register, overrides=UNTRAINED)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert list(summary["steps"])[4:] == ["compare", "register"]
+    assert "blobs has no champion yet" in ended.stdout
+    assert champion_and_challenger(workspace) == {"champion": 1, "challenger": 1}
+
+    ended, summary = run_training(manifest, workspace, *register, overrides=TRAINED)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert champion_and_challenger(workspace) == {"champion": 2, "challenger": 2}, ended.stdout
+    client = MlflowClient(summary["mlflow"]["tracking_uri"])
+    tracked = client.get_run(summary["mlflow"]["run_id"])
+    assert tracked.data.metrics["comparison/gain_low"] > 0.01
+    version = client.get_model_version_by_alias("blobs", "champion")
+    assert version.run_id == summary["mlflow"]["run_id"]
+    assert float(version.tags["test/seg/dice"]) == pytest.approx(summary["metrics"]["test/seg/dice"], rel=1e-5)
+
+    ended, summary = run_training(manifest, workspace, *register, overrides=UNTRAINED)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert list(summary["steps"])[4:] == ["compare", "register-2"]
+    assert champion_and_challenger(workspace) == {"champion": 2, "challenger": 3}, ended.stdout
