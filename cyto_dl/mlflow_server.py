@@ -11,6 +11,9 @@ from cyto_dl.errors import StorageError
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+# HTTP's words for "later": too many requests, and what is the server's fault. MLflow says 500 where nobody answers.
+_MAY_PASS = (429, 500, 502, 503, 504)
+
 
 def check_server(tracking_uri: str) -> "MlflowClient":
     """A client of MLflow, which answered.
@@ -47,17 +50,58 @@ def make_experiment(client: "MlflowClient", name: str, tracking_uri: str) -> str
 def as_storage_error(
     tracking_uri: str, remedy: str = "and that the server runs, or train without it: logger=csv"
 ) -> Iterator[None]:
-    """Turn what MLflow and its transport raise into a StorageError that says what to check."""
+    """Turn what MLflow, its transport and its store of artifacts raise into a StorageError that says what to check."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
 
     try:
         yield
-    except (MlflowException, RequestException, OSError) as error:
+    except (MlflowException, RequestException, OSError, Boto3Error, BotoCoreError, ClientError) as error:
         raise StorageError(
-            f"MLflow at {tracking_uri} cannot be used: {str(error).splitlines()[0]}. "
-            f"Check MLFLOW_TRACKING_URI {remedy}."
+            f"MLflow at {tracking_uri} cannot be used: {_reason(error)}. Check MLFLOW_TRACKING_URI {remedy}."
         ) from error
+
+
+@contextmanager
+def outages_told_apart(tracking_uri: str) -> Iterator[None]:
+    """`as_storage_error`, but a ConnectionError where nobody answers, or a server that has trouble of its own.
+
+    Raises:
+        ConnectionError: The same call may succeed later.
+        StorageError: It will not: the server refuses it.
+    """
+    from botocore.exceptions import HTTPClientError
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+
+    outage: ConnectionError | None = None
+    with as_storage_error(tracking_uri):
+        try:
+            yield
+        except MlflowException as error:
+            if error.get_http_status_code() not in _MAY_PASS:
+                raise
+            outage = _outage(tracking_uri, error)
+        except RequestException as error:
+            if error.response is not None and error.response.status_code not in _MAY_PASS:
+                raise
+            outage = _outage(tracking_uri, error)
+        except HTTPClientError as error:  # S3, where artifacts go there without the server
+            outage = _outage(tracking_uri, error)
+    if outage is not None:
+        raise outage
+
+
+def _outage(tracking_uri: str, error: Exception) -> ConnectionError:
+    outage = ConnectionError(f"MLflow at {tracking_uri} does not answer: {_reason(error)}")
+    outage.__cause__ = error
+    return outage
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _artifact_location(tracking_uri: str) -> str | None:

@@ -1,18 +1,27 @@
 """A real MLflow server receives everything of a training over HTTP, and one training stays one run."""
 
+import json
+import logging
 import os
 import signal
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from lightning import Callback
 from mlflow.tracking import MlflowClient
 
+from cyto_dl.bundle import export, export_bundle, load_bundle
 from cyto_dl.bundle.provenance import git_commit
 from cyto_dl.config import compose_experiment
+from cyto_dl.data.image import read_image
 from cyto_dl.errors import StorageError
+from cyto_dl.registry import find_champion, promote, register_bundle
 from cyto_dl.train import train
+from tests.bundle.tiny import checkpoint_of, experiment, write_images
 from tests.integration.process import ROOT, run, started, wait_for
 from tests.serving.process import free_ports
 from tests.test_train import overrides_for
@@ -131,16 +140,71 @@ class KillServerAtStep(Callback):
             os.killpg(self.pid, signal.SIGKILL)
 
 
-def test_a_server_that_dies_is_one_message_and_the_run_goes_on_when_it_is_back(manifest_folder, tmp_path, monkeypatch):
-    (port,), folder, output_dir = free_ports(1), manifest_folder(), tmp_path / "run"
-    address, extra = f"http://127.0.0.1:{port}", ["experiment_name=outage", "trainer.max_epochs=2"]
+@pytest.fixture
+def outage(tmp_path, monkeypatch):
+    """Overrides of a training of four epochs whose server is killed in the second, and the server's address."""
+    (port,) = free_ports(1)
+    address = f"http://127.0.0.1:{port}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    with mlflow_server(tmp_path, port) as process:
-        kill = f"+callbacks.kill={{_target_: {__name__}.KillServerAtStep, pid: {process.pid}, step: 3}}"
-        with pytest.raises(StorageError, match=f"MLflow at {address} cannot be used"):
-            train_here(folder, output_dir, *extra, kill)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
-    command = [*TRAIN, *overrides(folder, *extra), f"hydra.run.dir={output_dir}"]
+    def overrides_of(server):
+        kill = f"+callbacks.kill={{_target_: {__name__}.KillServerAtStep, pid: {server.pid}, step: 3}}"
+        return ["experiment_name=outage", "trainer.max_epochs=4", kill]
+
+    return port, address, overrides_of
+
+
+def assert_complete(client, output_dir, num_epochs):
+    found = only_run(client, "outage")
+    assert found.info.status == "FINISHED"
+    assert "test/seg/dice" in found.data.metrics
+    history = client.get_metric_history(found.info.run_id, "valid/seg/dice")
+    assert len(history) == len({each.step for each in history}) == num_epochs
+    stored = artifacts(client, found.info.run_id)
+    assert {"checkpoints/best.ckpt", "checkpoints/last.ckpt", "evaluation/report.html"} <= stored.keys()
+    assert {path.split("/")[1] for path in stored if path.startswith("previews/")} == {
+        f"epoch_{epoch:03d}" for epoch in range(num_epochs)
+    }
+    assert not (output_dir / "mlflow_unsent.jsonl").exists()
+
+
+def test_a_training_goes_on_while_the_server_is_away_and_nothing_is_lost(manifest_folder, tmp_path, outage, caplog):
+    """The server is started again when the training is at its end, and waits for it."""
+    caplog.set_level(logging.INFO, "cyto_dl")
+    port, address, overrides_of = outage
+    output_dir, ended = tmp_path / "run", threading.Event()
+    with mlflow_server(tmp_path, port) as first, ThreadPoolExecutor() as thread:
+
+        def start_again():
+            while not (output_dir / "mlflow_unsent.jsonl").is_file() or "FINISHED" not in unsent(output_dir):
+                assert not ended.wait(0.1)
+            with mlflow_server(tmp_path, port):
+                ended.wait()
+                assert_complete(MlflowClient(address), output_dir, num_epochs=4)
+
+        second = thread.submit(start_again)
+        try:
+            train_here(manifest_folder(), output_dir, *overrides_of(first))
+        finally:
+            ended.set()
+        second.result()
+    assert caplog.text.count("The run goes on") == 1
+    assert "everything is sent" in caplog.text
+
+
+def test_a_server_that_stays_away_is_one_message_at_the_end_and_the_run_goes_on_when_it_is_back(
+    manifest_folder, tmp_path, outage
+):
+    port, address, overrides_of = outage
+    folder, output_dir = manifest_folder(), tmp_path / "run"
+    with mlflow_server(tmp_path, port) as server:
+        extra = overrides_of(server)
+        with pytest.raises(StorageError, match=f"MLflow at {address} did not come back within 1 s"):
+            train_here(folder, output_dir, *extra, "+logger.mlflow.patience_s=1")
+    assert "FINISHED" in unsent(output_dir)  # all four epochs were trained
+
+    command = [*TRAIN, *overrides(folder, *extra[:2]), f"hydra.run.dir={output_dir}"]
     ended = run(command, values={"MLFLOW_TRACKING_URI": address})
     assert ended.returncode == 3, ended.stderr
     assert f"StorageError: MLflow at {address} cannot be used" in ended.stderr
@@ -148,9 +212,35 @@ def test_a_server_that_dies_is_one_message_and_the_run_goes_on_when_it_is_back(m
     assert "Traceback" not in ended.stdout + ended.stderr
 
     with mlflow_server(tmp_path, port):
-        train_here(folder, output_dir, *extra)
-        client = MlflowClient(address)
-        found = only_run(client, "outage")
-        assert found.info.status == "FINISHED"
-        assert "test/seg/dice" in found.data.metrics
-        assert len(client.get_metric_history(found.info.run_id, "valid/seg/dice")) == 2
+        train_here(folder, output_dir, *extra[:2])
+        assert_complete(MlflowClient(address), output_dir, num_epochs=4)
+
+
+def unsent(output_dir):
+    return (output_dir / "mlflow_unsent.jsonl").read_text()
+
+
+def test_a_champion_in_the_server_predicts_in_another_process(client, address, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "export_onnx", lambda *_: {"error": "left out by a test"})
+    checkpoint_of(experiment(write_images(tmp_path)), tmp_path / "run/checkpoints/best.ckpt")
+    bundle = export_bundle(tmp_path / "run", tmp_path / "bundle")
+    version = register_bundle(bundle, "tiny", tracking_uri=address)
+    promote(version, tracking_uri=address)
+    assert find_champion("tiny", tracking_uri=address) == version
+
+    image = read_image(tmp_path / "raw_2.ome.tif", spatial_dims=2).array
+    (tmp_path / "image.json").write_text(json.dumps({"inputs": image.tolist()}))
+    command = [sys.executable, "-m", "mlflow", "models", "predict", "-m", "models:/tiny@champion", "-t", "json"]
+    command += ["--env-manager", "local", "-i", tmp_path / "image.json", "-o", tmp_path / "prediction.json"]
+    ended = run(command, cwd=tmp_path, values={"MLFLOW_TRACKING_URI": address, "PYTHONPATH": str(ROOT)})
+    assert ended.returncode == 0, ended.stderr
+    predicted = json.loads((tmp_path / "prediction.json").read_text())["predictions"]
+
+    command = [sys.executable, "-m", "mlflow", "artifacts", "download", "-u", "models:/tiny@champion/artifacts"]
+    ended = run([*command, "-d", tmp_path / "champion"], cwd=tmp_path, values={"MLFLOW_TRACKING_URI": address})
+    assert ended.returncode == 0, ended.stderr
+    (downloaded,) = (tmp_path / "champion").rglob("bundle.yaml")
+    expected = load_bundle(downloaded.parent).predict(image)
+    assert np.array_equal(np.array(predicted["seg"]), expected["seg"])
+    # as JSON has them: float32 in decimal digits
+    assert np.allclose(np.array(predicted["dist"]), expected["dist"], rtol=1e-6)
