@@ -1,7 +1,9 @@
 """Reach MLflow, a server or an sqlite file, and say what is wrong with it in one message."""
 
+import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,10 @@ from cyto_dl.errors import StorageError
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_S = 300.0  # a server's restart, or its move to another node, takes a minute or two
 
 # HTTP's words for "later": too many requests, and what is the server's fault. MLflow says 500 where nobody answers.
 _MAY_PASS = (429, 500, 502, 503, 504)
@@ -23,9 +29,7 @@ def check_server(tracking_uri: str) -> "MlflowClient":
     """
     from mlflow.tracking import MlflowClient
 
-    # MLflow's own defaults wait for minutes before they say that nobody answers.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    _notice_soon()
     with as_storage_error(tracking_uri):
         client = MlflowClient(tracking_uri)
         client.search_experiments(max_results=1)
@@ -92,6 +96,32 @@ def outages_told_apart(tracking_uri: str) -> Iterator[None]:
             outage = _outage(tracking_uri, error)
     if outage is not None:
         raise outage
+
+
+def call_patiently(call: Callable[[], None], tracking_uri: str) -> None:
+    """Call something that may be called twice, again and again while MLflow is away, for `PATIENCE_S`.
+
+    Raises:
+        StorageError: MLflow does not come back in time, or refuses the call.
+    """
+    _notice_soon()
+    deadline, pause_s = time.monotonic() + PATIENCE_S, 1
+    while True:
+        try:
+            with outages_told_apart(tracking_uri):
+                return call()
+        except ConnectionError as outage:
+            if time.monotonic() + pause_s > deadline:
+                raise StorageError(f"{outage}. Start the same command again when it is back.") from outage
+            logger.warning("%s. Trying again", outage)
+            time.sleep(pause_s)
+            pause_s *= 2
+
+
+def _notice_soon() -> None:
+    """MLflow's own defaults wait for minutes before they say that nobody answers."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 
 def _outage(tracking_uri: str, error: Exception) -> ConnectionError:

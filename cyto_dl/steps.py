@@ -262,7 +262,7 @@ def _tracking_uri() -> str:
 def _quiet_libraries() -> None:
     """A step's launcher shows every library's INFO; these fill screens, the first already when it is imported."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a log is no terminal
-    for name in ("alembic", "lightning.pytorch.utilities.rank_zero", "mlflow.store.db.utils"):
+    for name in ("alembic", "lightning.pytorch.utilities.rank_zero", "mlflow.pyfunc", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -21,7 +21,14 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from cyto_dl.bundle.provenance import git_commit
-from cyto_dl.mlflow_server import as_storage_error, check_server, make_experiment, outages_told_apart
+from cyto_dl.mlflow_server import (
+    PATIENCE_S,
+    as_storage_error,
+    call_patiently,
+    check_server,
+    make_experiment,
+    outages_told_apart,
+)
 from cyto_dl.outbox import Message, Outbox
 from cyto_dl.storage import atomic_path
 
@@ -57,7 +64,7 @@ class MLflowLogger(MLFlowLogger):
         run_name: str | None = None,
         tracking_uri: str,
         tags: Sequence[str] | Mapping[str, str] = (),
-        patience_s: float = 300.0,  # a server's restart, or its move to another node, takes a minute or two
+        patience_s: float = PATIENCE_S,
     ) -> None:
         check_server(tracking_uri)
         self.output_dir = Path(output_dir)
@@ -153,19 +160,23 @@ def log_evaluation(run_dir: str | Path, metrics: Mapping[str, float], files: Seq
     """Add metrics and files (a report, say) to the MLflow run of a training; nothing if it had none.
 
     Raises:
-        StorageError: The server does not answer.
+        StorageError: The server does not answer, for minutes.
     """
     known = _read_run_file(Path(run_dir))
     if known is None:
         return
+    from mlflow.entities import Metric
     from mlflow.tracking import MlflowClient
 
-    with as_storage_error(known["tracking_uri"]):
-        client = MlflowClient(known["tracking_uri"])
-        for name, value in metrics.items():
-            client.log_metric(known["run_id"], name, value)
+    run_id, now_ms = known["run_id"], int(time.time() * 1000)
+    client = MlflowClient(known["tracking_uri"])
+
+    def send() -> None:
+        client.log_batch(run_id, [Metric(name, value, now_ms, 0) for name, value in metrics.items()])
         for file in files:
-            client.log_artifact(known["run_id"], str(file), "evaluation")
+            client.log_artifact(run_id, str(file), "evaluation")
+
+    call_patiently(send, known["tracking_uri"])
 
 
 def _known_run(output_dir: Path, tracking_uri: str) -> str | None:

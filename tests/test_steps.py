@@ -123,6 +123,18 @@ def test_comparing_and_registering_ask_for_an_mlflow(tmp_path):
         register_step("bundle", "nuclei", champion=True)
 
 
+def test_the_first_model_becomes_the_champion_without_torch(tmp_path, tracking_uri):
+    (tmp_path / "images.csv").write_text("path,seg/dice,seconds\na.tif,0.5,1\n")
+    code = (
+        "import sys\nfrom cyto_dl.steps import compare_step\n"
+        "settings = {'model_name': 'nobody', 'metric': '', 'split': 'test', 'minimal_gain': 0.0}\n"
+        "assert compare_step('dataset', 'model', 'images.csv', **settings) is True\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": tracking_uri}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+
+
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_the_steps_hand_their_folders_on(manifest_folder, tmp_path, spatial_dims, tracking_uri, monkeypatch):
     dataset, model, bundle = (str(tmp_path / name) for name in ("dataset", "model", "bundle"))

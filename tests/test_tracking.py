@@ -1,14 +1,18 @@
 """MLflow receives everything of a run, and one run stays one run."""
 
 import json
+import math
 import socket
 
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
 from cyto_dl.bundle.provenance import git_commit
 from cyto_dl.errors import StorageError
+from cyto_dl.mlflow_server import call_patiently
 from cyto_dl.tracking import MLflowLogger, log_evaluation
 
 
@@ -103,6 +107,49 @@ def test_an_evaluation_is_added_to_the_run_of_the_training(output_dir, tracking_
 
     assert client.get_run(logger.run_id).data.metrics["test/seg/dice"] == 0.8
     assert "evaluation/report.html" in artifacts(client, logger.run_id)
+
+
+def test_what_an_earlier_process_could_not_send_is_sent_once(output_dir, tracking_uri, client):
+    """Some of it may have arrived before that process was killed."""
+    first = open_logger(output_dir, tracking_uri)
+    arrived = {"metrics": {"valid/loss": 0.5, "valid/nothing": math.nan}, "step": 1, "timestamp_ms": 1_000}
+    first._send(arrived)
+    preview = output_dir / "cell_seg.png"
+    preview.write_bytes(b"png")
+    kept = [arrived, {"metrics": {"valid/loss": 0.4}, "step": 2, "timestamp_ms": 2_000}]
+    kept.append({"file": preview.name, "folder": "previews/epoch_002"})
+    (output_dir / "mlflow_unsent.jsonl").write_text("".join(json.dumps(message) + "\n" for message in kept))
+
+    second = open_logger(output_dir, tracking_uri)
+    second.finalize("success")
+    history = client.get_metric_history(second.run_id, "valid/loss")
+    assert [(each.step, each.timestamp, each.value) for each in history] == [(1, 1_000, 0.5), (2, 2_000, 0.4)]
+    assert len(client.get_metric_history(second.run_id, "valid/nothing")) == 1
+    assert "previews/epoch_002/cell_seg.png" in artifacts(client, second.run_id)
+    assert client.get_run(second.run_id).info.status == "FINISHED"
+    assert not (output_dir / "mlflow_unsent.jsonl").exists()
+
+
+def test_what_mlflow_refuses_is_an_error_at_once_and_is_not_kept(output_dir, tracking_uri, client):
+    logger = open_logger(output_dir, tracking_uri)
+    client.delete_run(logger.run_id)
+    with pytest.raises(StorageError, match=r"MLflow at .* cannot be used"):
+        logger.log_metrics({"valid/loss": 0.5}, step=1)
+    assert not (output_dir / "mlflow_unsent.jsonl").exists()
+
+
+def test_a_call_is_made_again_while_the_server_is_away_but_not_when_it_refuses(caplog):
+    answers = [MlflowException("no connection"), MlflowException("busy", error_code=TEMPORARILY_UNAVAILABLE)]
+
+    def call():
+        if answers:
+            raise answers.pop(0)
+
+    call_patiently(call, "http://mlflow")
+    assert caplog.text.count("Trying again") == 2
+    answers[:] = [MlflowException("no such run", error_code=RESOURCE_DOES_NOT_EXIST)]
+    with pytest.raises(StorageError, match="no such run"):
+        call_patiently(call, "http://mlflow")
 
 
 def test_an_evaluation_without_a_tracked_training_is_not_logged(tmp_path):
