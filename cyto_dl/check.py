@@ -3,14 +3,10 @@
 config --what is missing? is a value of another type than its class asks for?--> data module --are the images right?-->
 """
 
-import contextlib
-import inspect
-import json
-import pydoc
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from types import NoneType, SimpleNamespace, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
+from cyto_dl.argument_types import in_words, is_of, parameters
 from cyto_dl.config import experiments
 from cyto_dl.errors import ConfigError, list_problems
 
@@ -32,15 +28,18 @@ _OWN_KEYS: dict[str, Any] = {
     "source_channel": int | list[int] | None,
     "target_channel": int | list[int] | None,
 }
+# Keys of some experiments that arguments are made of
+_SPREAD_KEYS: dict[str, Any] = {
+    "scale": int | list[int],
+    "num_classes": int,
+    "num_planes": int,
+    "target_mean": float | None,
+    "target_std": float | None,
+    "intensity_offset": float | None,
+    "intensity_scale": float | None,
+}
 _EXTRAS: dict[str, Any] = {"print_config": bool, "matmul_precision": Literal["highest", "high", "medium"]}
 _CHECKED_GROUPS = ("data", "model", "callbacks", "trainer")
-
-# Whose signature says what a class takes beyond its own
-_PASSES_ON = {"cyto_dl.data.datamodule.DataframeDatamodule": "torch.utils.data.DataLoader"}
-
-_IN_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
-_PLURALS = {"a whole number": "whole numbers", "a number": "numbers", "text": "texts", "a mapping": "mappings"}
-_ABSTRACT_LISTS = (Collection, Iterable, Sequence)
 
 
 def check_experiment(config: Mapping[str, Any]) -> None:
@@ -77,17 +76,25 @@ def check_experiment(config: Mapping[str, Any]) -> None:
 def wrong_types(config: Mapping[str, Any]) -> list[str]:
     """Values of another type than the class that receives them asks for, a sentence a key.
 
-    The types are those of the classes' signatures. What is not annotated, or by names that only a type checker knows,
-    passes; so do objects, as of images in memory.
+    The types are those of the classes' signatures. Of classes that are not CytoDL's, only text where numbers belong is
+    refused; the rest they say themselves when they are built. A value that several arguments take from one key at the
+    top is named once, by that key.
     """
     own = {**_OWN_KEYS, **{f"extras.{key}": kind for key, kind in _EXTRAS.items()}}
     values = {**config, **{f"extras.{key}": value for key, value in (config.get("extras") or {}).items()}}
-    problems = [
-        f"{key} is {values[key]!r}; give {_in_words(kind)}"
-        for key, kind in own.items()
-        if key in values and not _takes(kind, values[key])
+    wrong = [each for group in _CHECKED_GROUPS for each in _wrong_arguments(config.get(group), group)]
+    refused = [key for key, kind in own.items() if key in values and not is_of(kind, values[key])]
+    refused += [
+        key
+        for key, kind in _SPREAD_KEYS.items()  # an experiment of a user's own may mean something else by such a key
+        if key in values and not is_of(kind, values[key]) and any(_is_in(values[key], given) for _, given, _ in wrong)
     ]
-    return problems + [each for group in _CHECKED_GROUPS for each in _wrong_arguments(config.get(group), group)]
+    kinds = {**own, **_SPREAD_KEYS}
+    return [f"{key} is {values[key]!r}; give {in_words(kinds[key])}" for key in refused] + [
+        f"{key} is {given!r}; {taken}"
+        for key, given, taken in wrong
+        if not any(_is_in(values[each], given) for each in refused)
+    ]
 
 
 def check_accelerator(trainer: Mapping[str, Any]) -> None:
@@ -154,8 +161,8 @@ def _half_denormalized(model: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _wrong_arguments(node: Any, key: str) -> Iterator[str]:
-    """What is wrong in the arguments of all targets in a node."""
+def _wrong_arguments(node: Any, key: str) -> Iterator[tuple[str, Any, str]]:
+    """Key, value and what is taken instead, of the arguments of all targets in a node that cannot be meant."""
     if isinstance(node, list):
         for index, child in enumerate(node):
             yield from _wrong_arguments(child, f"{key}[{index}]")
@@ -164,100 +171,13 @@ def _wrong_arguments(node: Any, key: str) -> Iterator[str]:
     for name, child in node.items():
         yield from _wrong_arguments(child, f"{key}.{name}")
     if isinstance(node.get("_target_"), str):
-        kinds = _parameters(node["_target_"])
-        for name in kinds.keys() & node.keys():
-            annotation, default = kinds[name]
-            if not _takes(annotation, node[name]) and node[name] != default:  # tables, which are taken, do not compare
+        known = parameters(node["_target_"])
+        for name in known.keys() & node.keys():
+            if not known[name].takes(node[name]):
                 target = node["_target_"].rpartition(".")[2]
-                yield f"{key}.{name} is {node[name]!r}; {target} takes {_in_words(annotation)}"
+                yield f"{key}.{name}", node[name], f"{target} takes {in_words(known[name].annotation)}"
 
 
-def _parameters(target: str) -> dict[str, tuple[Any, Any]]:
-    """The annotation and the default of every parameter of a class or a function, by name."""
-    try:
-        found: Any = pydoc.locate(target)
-        signature = inspect.signature(found)
-    except (pydoc.ErrorDuringImport, TypeError, ValueError):  # explained when the object is built
-        return {}
-    made_by = found.__init__ if inspect.isclass(found) else found
-    function = inspect.unwrap(made_by)
-    names = getattr(function, "__globals__", {})
-    kinds = {
-        name: (_resolved(parameter.annotation, names), parameter.default)
-        for name, parameter in signature.parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    }
-    further = _PASSES_ON.get(f"{found.__module__}.{found.__qualname__}")
-    return {**_parameters(further), **kinds} if further else kinds
-
-
-def _resolved(annotation: Any, names: dict[str, Any]) -> Any:
-    if annotation is inspect.Parameter.empty:
-        return Any
-    try:
-        return get_type_hints(SimpleNamespace(__annotations__={"it": annotation}), names)["it"]
-    except (NameError, AttributeError, TypeError, SyntaxError):  # a name that only a type checker imports
-        return Any
-
-
-def _takes(annotation: Any, value: Any) -> bool:
-    """Whether a value as YAML gives it is what an annotation asks for."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-    from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
-
-    if _holds_objects(value) or (_names_arrays(annotation) and isinstance(value, list | int | float)):
-        return True
-    try:
-        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except (PydanticUserError, PydanticUndefinedAnnotation):  # a kind of annotation that it does not know
-        return True
-    # In JSON a list is a tuple too, and the text "10" is no number. Some classes are only known as Python's objects.
-    for accepts in (
-        lambda: adapter.validate_json(json.dumps(value), strict=True),
-        lambda: adapter.validate_python(value, strict=True),
-    ):
-        with contextlib.suppress(ValidationError):
-            accepts()
-            return True
-    return False
-
-
-def _holds_objects(value: Any) -> bool:
-    """Whether something in a value is an object already, or will be one (`_target_`)."""
-    if isinstance(value, Mapping):
-        return "_target_" in value or any(_holds_objects(each) for each in value.values())
-    if isinstance(value, list | tuple):
-        return any(_holds_objects(each) for each in value)
-    return not isinstance(value, str | int | float | bool | None)
-
-
-def _members(annotation: Any) -> tuple[Any, ...]:
-    """The alternatives of a union, unions inside it opened; an annotation that is none, alone."""
-    if get_origin(annotation) in (Union, UnionType):
-        return tuple(each for member in get_args(annotation) for each in _members(member))
-    return (annotation,)
-
-
-def _names_arrays(annotation: Any) -> bool:
-    """Whether arrays or tensors are taken, which are made of numbers and lists."""
-    return any(getattr(each, "__module__", "").partition(".")[0] in ("numpy", "torch") for each in _members(annotation))
-
-
-def _in_words(annotation: Any) -> str:
-    """What an annotation accepts, for a scientist, e.g. "a whole number or null"."""
-    members = _members(annotation)
-    choices = [str(value) for each in members if get_origin(each) is Literal for value in get_args(each)]
-    said = [f"one of {', '.join(dict.fromkeys(choices))}"] if choices else []
-    said += [_one_in_words(each) for each in members if not (each is int and float in members)]
-    # an object cannot be written as a value, so it is named only where nothing else is accepted
-    return " or ".join(dict.fromkeys(each for each in said if each)) or inspect.formatannotation(annotation)
-
-
-def _one_in_words(member: Any) -> str:
-    origin, arguments = get_origin(member) or member, get_args(member)
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return "a mapping"
-    if origin in (list, tuple, *_ABSTRACT_LISTS):
-        inner = " or ".join(dict.fromkeys(_in_words(each) for each in arguments if each is not Ellipsis))
-        return f"a list of {_PLURALS.get(inner, inner)}" if inner else "a list"
-    return _IN_WORDS.get(member, "")
+def _is_in(value: Any, given: Any) -> bool:
+    """Whether a value is what is given, or stands in it, as that of `scale` in `data.scales`."""
+    return bool(given == value) or (isinstance(given, Mapping) and value in given.values())
