@@ -206,6 +206,7 @@ def compare_step(
     if images.empty:
         logger.warning("no image of the split '%s' has a target: %s stays the champion", split, champion.uri)
         return False
+    logger.info("measuring the champion, %s, on the images of the split '%s'", champion.uri, split)
     config = yaml.safe_load((Path(model_dir) / "config.yaml").read_text())
     with tempfile.TemporaryDirectory(prefix="cyto-dl-champion-") as folder:
         comparison = compare_with_bundle(
