@@ -1,6 +1,8 @@
 import ast
+import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -20,14 +22,8 @@ from components.register import register
 from components.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPONENTS = {
-    "prepare_data": prepare_data,
-    "train": train,
-    "evaluate": evaluate,
-    "export": export,
-    "compare": compare,
-    "register": register,
-}
+NAMES = sorted({path.stem for path in (ROOT / "components").glob("*.py")} - {"__init__", "image"})
+COMPONENTS = {name: getattr(importlib.import_module(f"components.{name}"), name) for name in NAMES}
 HEAVY = ("torch", "monai", "lightning", "mlflow", "skimage")
 
 
@@ -59,16 +55,12 @@ def step(monkeypatch):
     return replace
 
 
-def test_every_file_of_the_folder_is_a_tested_component():
-    files = {path.stem for path in (ROOT / "components").glob("*.py")} - {"__init__", "image"}
-    assert files == set(COMPONENTS)
-
-
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", [name for name in COMPONENTS if name != "deploy"])  # which speaks to the cluster
 def test_a_body_is_one_import_and_one_call(name):
     function = ast.parse(textwrap.dedent(inspect.getsource(COMPONENTS[name].python_func))).body[0]
     imports = [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert [(node.module, len(node.names)) for node in imports] == [("cyto_dl.steps", 1)]
+    assert [len(node.names) for node in imports] == [1]
+    assert re.fullmatch(r"cyto_dl\.(\w+_)?steps", imports[0].module)
     called = [node.func.id for node in ast.walk(function) if isinstance(node, ast.Call) and hasattr(node.func, "id")]
     assert [call for call in called if call != "component"] == [imports[0].names[0].name]
 
@@ -83,7 +75,7 @@ def test_every_input_and_output_is_described(name):
 
 def test_components_and_pipelines_import_nothing_but_kfp_and_the_standard_library():
     code = (
-        "import sys, pkgutil, importlib, components, pipelines.training\n"
+        "import sys, pkgutil, importlib, components, pipelines.training, pipelines.batch_prediction\n"
         "names = [module.name for module in pkgutil.iter_modules(components.__path__)]\n"
         "for name in names: importlib.import_module('components.' + name)\n"
         f"print([name for name in {(*HEAVY, 'cyto_dl')} if name in sys.modules])\n"
