@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[:1] in (["train"], ["eval"]):
         _run_hydra(given[0], given[1:])
         return
-    options = _parser().parse_args(given)
+    options = _parse(given)
     try:
         options.run(options)
         sys.stdout.flush()
@@ -37,7 +37,15 @@ def _run_hydra(command: str, overrides: list[str]) -> None:
     module.main()
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(given: list[str]) -> argparse.Namespace:
+    parser, commands = _parsers()
+    if given[:1] and given[0] in commands:  # by its own parser, which takes options between files too
+        return commands[given[0]].parse_intermixed_args(given[1:])
+    return parser.parse_args(given)
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the whole command line, and those of the commands by name."""
     parser = argparse.ArgumentParser(prog="cyto-dl", description="From microscope images to a prediction service.")
     parser.add_argument("--version", action="version", version=f"cyto-dl {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -50,13 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=_inspect)
     doctor = commands.add_parser("doctor", help="show what of the environment is there: GPU, MLflow, S3, versions")
     doctor.set_defaults(run=_doctor)
-    return parser
+    return parser, dict(commands.choices)
 
 
 def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     predict = commands.add_parser("predict", help="predict images with a bundle")
     predict.add_argument("bundle", help="folder of a bundle, local or s3://")
-    predict.add_argument("images", nargs="*", help="image files, or folders of them")
+    predict.add_argument("images", nargs="*", default=[], help="image files, or folders of them")
     predict.add_argument("--manifest", help="a .csv or .parquet with a column of images")
     predict.add_argument("--column", help="that column (default: the name of the bundle's input)")
     predict.add_argument("--output", default="predictions", help="folder for the images and predictions.csv")

@@ -183,8 +183,7 @@ def main() -> None:
             _remember(config, given, split, output_dir)
             chosen: dict[str, Any] = {"config": config, "settings": given, "split": split, "output_dir": output_dir}
             if config["test"]:
-                for name, value in evaluate_checkpoint(config["ckpt_path"], **chosen).items():
-                    logger.info("%s %.4f", name, value)
+                evaluate_checkpoint(config["ckpt_path"], **chosen)
             else:
                 predict_checkpoint(config["ckpt_path"], **chosen)
                 logger.info("predictions in %s", output_dir)

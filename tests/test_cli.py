@@ -71,6 +71,14 @@ def test_what_a_prediction_cannot_start_with_is_said_in_one_message(bundle, caps
     assert says in refused(capsys, "predict", bundle, *arguments)
 
 
+def test_options_may_stand_between_the_bundle_and_the_images(bundle, run, tmp_path, capsys):
+    np.save(tmp_path / "one.npy", run[1])
+    np.save(tmp_path / "two.npy", run[1])
+    given = [bundle, "--output", tmp_path / "out", tmp_path / "one.npy", "--engine", "torch", tmp_path / "two.npy"]
+    cli.main(["predict", *map(str, given)])
+    assert "2 of 2 images predicted" in capsys.readouterr().out
+
+
 def test_a_folder_of_images_is_predicted_and_what_failed_is_told_at_the_end(bundle, run, tmp_path, capsys):
     (tmp_path / "images").mkdir()
     np.save(tmp_path / "images/good.npy", run[1])

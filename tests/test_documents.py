@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cyto_dl.cli import _parser as cyto_dl_parser
+from cyto_dl.cli import _parse as parse_cyto_dl
 from cyto_dl.config import compose_experiment, experiments
 from pipelines.catalogue import load_pipeline, parse_arguments
 from pipelines.cli import parse_words
@@ -96,7 +96,7 @@ def test_experiments_in_documents_compose(document, words, tmp_path):
 @pytest.mark.parametrize("command", ["export", "predict", "inspect", "doctor"])
 def test_commands_in_documents_are_understood(command):
     for document, words in commands(f"cyto-dl {command}"):
-        assert cyto_dl_parser().parse_args([command, *words]), document
+        assert parse_cyto_dl([command, *words]), document
 
 
 def test_pipeline_commands_in_documents_are_understood():
