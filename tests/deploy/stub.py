@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 Object = dict[str, Any]
 
@@ -49,13 +49,18 @@ class StubCluster:
         if path.endswith("/log"):
             return 200, self.logs[path.split("/")[-2]]
         if method == "GET" and path.endswith("/pods"):
-            return 200, {"items": [one for key, one in self.objects.items() if key.startswith(f"{path}/")]}
+            return 200, {"items": self._labelled(path, parse_qs(urlsplit(address).query)["labelSelector"][0])}
         if method == "POST":
             path = f"{path}/{body['metadata']['name']}"
             return (409, {"message": "exists"}) if path in self.objects else (201, self._store(path, body))
         if path not in self.objects:
             return 404, {"message": f"{path} not found"}
         return self._known(method, path, body)
+
+    def _labelled(self, path: str, selector: str) -> list[Object]:
+        labels = {tuple(word.split("=")) for word in selector.split(",")}
+        pods = [one for key, one in self.objects.items() if key.startswith(f"{path}/")]
+        return [pod for pod in pods if labels <= set(pod["metadata"]["labels"].items())]
 
     def _known(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         found = self.objects[path]
