@@ -106,7 +106,7 @@ def train_step(
         source_channel: Sets the experiment's `source_channel`; empty leaves it.
         target_channel: Sets the experiment's `target_channel`; empty leaves it.
     """
-    _quiet_libraries()
+    quiet_libraries()
     from cyto_dl.eval import write_metrics
     from cyto_dl.train import train_experiment
 
@@ -135,7 +135,7 @@ def evaluate_step(
     All also go to the MLflow run of the training, if it had one. Where no image of the split has a target, the report
     says so and there are no metrics: the model can be exported all the same.
     """
-    _quiet_libraries()
+    quiet_libraries()
     from cyto_dl.eval import evaluate_checkpoint, write_metrics
     from cyto_dl.evaluation import NoTargetsError
 
@@ -161,7 +161,7 @@ def export_step(dataset_dir: str, model_dir: str, metrics_path: str, bundle_dir:
     Returns:
         What the bundle is, for the orchestrator's list of models.
     """
-    _quiet_libraries()
+    quiet_libraries()
     from cyto_dl.bundle.export import export_bundle
 
     metrics = json.loads(Path(metrics_path).read_text())
@@ -193,7 +193,7 @@ def compare_step(
         split: That the candidate was measured on.
         minimal_gain: In the metric's unit.
     """
-    _quiet_libraries()
+    quiet_libraries()
     from cyto_dl.comparison import compare_with_bundle, read_images
     from cyto_dl.registry import download_bundle, find_champion
 
@@ -227,7 +227,7 @@ def register_step(bundle_dir: str, model_name: str, *, champion: bool) -> str:
 
     The address, models:/<name>/<version>, is what MLflow's loaders take.
     """
-    _quiet_libraries()
+    quiet_libraries()
     from cyto_dl.registry import promote, register_bundle
 
     tracking_uri = _tracking_uri()
@@ -260,7 +260,7 @@ def _tracking_uri() -> str:
     )
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """A step's launcher shows every library's INFO; these fill screens, the first already when it is imported."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a log is no terminal
     for name in ("alembic", "lightning.pytorch.utilities.rank_zero", "mlflow.pyfunc", "mlflow.store.db.utils"):

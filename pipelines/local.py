@@ -7,6 +7,7 @@
 <workspace>/latest                         link to the folder of the last run
 """
 
+import builtins
 import contextlib
 import copy
 import datetime
@@ -41,7 +42,7 @@ def run_locally(pipeline: "BaseComponent", arguments: Mapping[str, Any], *, work
     started = time.monotonic()
     with (folder / "run.log").open("w") as log:
         story = Story(terminal=sys.stdout, log=log, num_steps=_count_steps(pipeline.pipeline_spec))
-        with contextlib.redirect_stdout(story), _environment(folder.parent):
+        with contextlib.redirect_stdout(story), _environment(folder.parent), _print_as_before():
             try:
                 _execute(local_pipeline, arguments, folder)
             except RuntimeError:
@@ -73,8 +74,14 @@ def _without_retries(pipeline: "BaseComponent") -> "BaseComponent":
     return pipeline
 
 
-def _count_steps(specification: "PipelineSpec") -> int:
-    """How many steps run at most: conditions may leave some out, and of their branches one runs."""
+def _count_steps(specification: "PipelineSpec") -> int | None:
+    """How many steps run at most: conditions may leave some out, and of their branches one runs.
+
+    None where a loop's number of rounds is not known before.
+    """
+    nodes = [specification.root, *specification.components.values()]
+    if any(task.WhichOneof("iterator") for node in nodes for task in node.dag.tasks.values()):
+        return None
 
     def count(name: str) -> int:
         component = specification.components[name]
@@ -100,6 +107,16 @@ def _environment(workspace: Path) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _print_as_before() -> Iterator[None]:
+    """The runner replaces `print` to indent, and its threads in a loop put back each other's (kfp 2.17)."""
+    before = builtins.print
+    try:
+        yield
+    finally:
+        builtins.print = before
 
 
 def _new_folder(workspace: Path, name: str) -> Path:

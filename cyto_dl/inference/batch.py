@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from os import PathLike, fspath
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,10 @@ import pandas as pd
 from cyto_dl.data.formats import READERS
 from cyto_dl.data.image import write_image
 from cyto_dl.errors import ConfigError, ImageError, list_problems
-from cyto_dl.inference.predictor import Predictor
 from cyto_dl.storage import atomic_path
+
+if TYPE_CHECKING:
+    from cyto_dl.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ _NUM_SHOWN = 5  # failures in a message: enough to see whether they are of one k
 
 
 def predict_images(
-    predictor: Predictor,
+    predictor: "Predictor",
     paths: Sequence[str | PathLike[str]],
     output_dir: str | PathLike[str],
     *,
@@ -52,11 +54,11 @@ def predict_images(
     folder, heads = Path(output_dir), list(predictor.outputs)
     sources = [fspath(path) for path in paths]
     stems = unique_stems(sources)
-    _claim(folder, [f"{head}/{stem}.ome.tif" for head in heads for stem in stems])
+    claim_folder(folder, [f"{head}/{stem}.ome.tif" for head in heads for stem in stems])
     rows: list[dict[str, Any]] = []
     try:
         for source, stem in zip(_tracked(sources, progress), stems, strict=True):
-            rows.append(_predict_file(predictor, source, folder, stem))
+            rows.append(predict_file(predictor, source, folder, stem))
     finally:
         table = pd.DataFrame(rows, columns=[*_FIRST_COLUMNS, *heads, "error"])
         _write_table(folder, table)
@@ -120,8 +122,16 @@ def unique_stems(paths: Iterable[str]) -> list[str]:
     return stems
 
 
-def _claim(folder: Path, names: Iterable[str]) -> None:
-    """Make the folder one of predictions, by its table; a killed process leaves one that can be written again."""
+def claim_folder(folder: Path, names: Iterable[str]) -> None:
+    """Make the folder one of predictions, by its table; a killed process leaves one that can be written again.
+
+    Args:
+        folder: Where predictions are to be written.
+        names: The files in it that will be.
+
+    Raises:
+        ConfigError: It is no folder of predictions, and a file in it would be replaced.
+    """
     if _is_table(folder / TABLE):
         return
     if taken := [name for name in (TABLE, *names) if (folder / name).exists()]:
@@ -145,7 +155,8 @@ def _write_table(folder: Path, table: pd.DataFrame) -> None:
         table.to_csv(temporary, index=False)
 
 
-def _predict_file(predictor: Predictor, source: str, folder: Path, stem: str) -> dict[str, Any]:
+def predict_file(predictor: "Predictor", source: str, folder: Path, stem: str) -> dict[str, Any]:
+    """Predict one image into `<folder>/<head>/<stem>.ome.tif`; returns its row of the table, "failed" if it is bad."""
     start = time.perf_counter()
     row: dict[str, Any] = {"path": source, "status": "ok", "error": ""}
     try:

@@ -36,7 +36,13 @@ def test_an_unknown_pipeline_is_refused_with_the_names_of_the_others():
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_the_description_says_type_default_and_meaning_of_each_argument(name):
-    text = describe(load_pipeline(name))
+def test_the_description_names_every_argument(name):
+    pipeline = load_pipeline(name)
+    text = describe(pipeline)
     assert "manifest  (text, required)" in text
+    assert all(f"  {argument}  (" in text for argument in pipeline.component_spec.inputs)
+
+
+def test_the_description_says_type_default_and_meaning_of_an_argument():
+    text = describe(load_pipeline("training"))
     assert "spatial_dims  (an integer, default 2)\n      2 for planes, 3 for volumes." in text

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.catalogue import PIPELINES
 from pipelines.cli import main, parse_words
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,12 +25,14 @@ def test_list_shows_every_pipeline_with_its_arguments(capsys):
     shown = capsys.readouterr().out
     assert shown.startswith("training: Train a model on a table of microscope images")
     assert "evaluation_split" in shown
+    assert all(f"\n{name}: " in shown for name in PIPELINES[1:])
 
 
 def test_compile_writes_every_pipeline_into_a_folder(tmp_path, capsys):
     assert main(["compile", "--all", "--output", str(tmp_path)]) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["training.yaml"]
-    assert capsys.readouterr().out.strip() == str(tmp_path / "training.yaml")
+    written = [str(tmp_path / f"{name}.yaml") for name in PIPELINES]
+    assert sorted(str(path) for path in tmp_path.iterdir()) == sorted(written)
+    assert capsys.readouterr().out.split() == written
 
 
 @pytest.mark.parametrize("words", [["compile"], ["compile", "training", "--all"], ["compile", "nope"]])

@@ -62,3 +62,40 @@ def test_an_exception_without_a_message_is_named(tell):
     story, _ = tell("Traceback (most recent call last):", "AssertionError", status="FAILURE")
     assert story.failure is not None
     assert (story.failure.step, story.failure.error, story.failure.message) == ("train", "AssertionError", "")
+
+
+def test_steps_that_run_at_once_are_counted_and_their_inputs_not_told():
+    """The runner prints the lines of a loop's steps as they come, deeper indented than others."""
+    story = Story(terminal=io.StringIO(), log=io.StringIO(), num_steps=None)
+    inputs = ["[KFP Executor now INFO]: Got executor_input:", "{", '    "a": {', "    }", "}"]
+    story.write("12:00:00.000 - INFO - Executing task 'predict'\n    12:00:00.000 - INFO - Executing task 'predict'\n")
+    for line in (*inputs, *inputs, "[KFP Executor now INFO]: loaded"):
+        story.write(f"            {line}\n")
+    for _ in range(2):
+        story.write("12:00:01.000 - INFO - Task 'predict' finished with status SUCCESS\n        " + "-" * 80 + "\n")
+        story.write(
+            "            table: Dataset( name='table',\n                uri='/a',\n                metadata={} )\n"
+        )
+    assert [line for line in story.terminal.getvalue().splitlines() if "done" not in line] == [
+        "[1] predict",
+        "[2] predict",
+        "    loaded",
+    ]
+    assert list(story.seconds) == ["predict", "predict-2"]
+
+
+def test_the_error_of_a_step_is_found_among_the_lines_of_another():
+    story = Story(terminal=io.StringIO(), log=io.StringIO(), num_steps=None)
+    story.write("12:00:00.000 - INFO - Executing task 'train'\n12:00:00.000 - INFO - Executing task 'train'\n")
+    for line in (
+        "Traceback (most recent call last):",
+        "[KFP Executor now INFO]: epoch 2",
+        "cyto_dl.errors.TrainingError: the loss is not finite",
+    ):
+        story.write(f"    {line}\n")
+    story.write("12:00:01.000 - INFO - Task 'train' finished with status FAILURE\n")
+    assert story.failure is not None
+    assert (story.failure.error, story.failure.message) == (
+        "cyto_dl.errors.TrainingError",
+        "the loss is not finite",
+    )
