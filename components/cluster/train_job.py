@@ -96,7 +96,8 @@ def train_job(run: str, namespace: str, image: str, overrides: Sequence[str], no
 
 
 def _trainer(nodes: Nodes) -> list[str]:
-    accelerator = [] if nodes.gpus else ["trainer.accelerator=cpu"]
+    # torch synchronizes the statistics of batch normalisation on GPUs only
+    accelerator = [] if nodes.gpus else ["trainer.accelerator=cpu", "trainer.sync_batchnorm=false"]
     return ["trainer=ddp", f"trainer.num_nodes={nodes.count}", f"trainer.devices={nodes.processes}", *accelerator]
 
 
