@@ -152,11 +152,18 @@ def _settings(given: Sequence[str]) -> dict[str, object]:
     if wrong := [key for key, equals, _ in pairs if not equals]:
         raise ConfigError(f"--set {wrong[0]}: write KEY=VALUE, e.g. --set model.inference.augment=flips")
     try:
-        return {key: yaml.safe_load(value) for key, _, value in pairs}
+        return {key: _value(value) for key, _, value in pairs}
     except yaml.YAMLError as error:
         raise ConfigError(
             f"--set {' '.join(given)}: {' '.join(str(error).split())}. Close brackets and quotes."
         ) from error
+
+
+def _value(text: str) -> object:
+    from omegaconf import OmegaConf  # reads 1e-3 as the number that it is, which YAML 1.1 does not
+
+    value = OmegaConf.from_dotlist([f"value={text}"])["value"]
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -105,6 +105,15 @@ def test_a_setting_that_an_export_cannot_take_is_refused_by_name(run, tmp_path, 
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-1", 0.1), ("[0.6,8e-1]", [0.6, 0.8]), ("null", None), ("flips", "flips"), ("{seed: 0.5}", {"seed": 0.5})],
+)
+def test_a_setting_is_read_as_on_the_command_line_of_a_training(text, value):
+    read = cli._settings([f"model.key={text}"])
+    assert read == {"model.key": value} and type(read["model.key"]) is type(value)
+
+
 @pytest.mark.parametrize(("command", "says"), [("predict", "--engine"), ("export", "--set"), ("inspect", "bundle")])
 def test_help_names_what_there_is(command, says, capsys):
     with pytest.raises(SystemExit) as end:
