@@ -223,9 +223,15 @@ def _build(node: Any, operators_list: frozenset[str], where: str) -> Any:
     positional = inside.get("_args_", [])
     arguments = {key: value for key, value in inside.items() if key not in _NODE_KEYS}
     try:
-        parameters = inspect.signature(target).parameters
-        arguments |= {name: value for name, value in _WEIGHT_SOURCES.items() if name in parameters}
+        arguments |= {name: value for name, value in _WEIGHT_SOURCES.items() if name in _parameters(target)}
         prepared = functools.partial(target, *positional, **arguments)
         return prepared if node.get("_partial_") else prepared()
     except Exception as error:  # constructors raise anything for arguments that a damaged document holds
         raise BundleError(f"{node['_target_']} at {where} does not take these arguments: {error}") from error
+
+
+def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(target).parameters
+    except ValueError:  # functions written in C, as torch.tensor, do not say
+        return {}

@@ -202,3 +202,13 @@ def test_values_without_targets_stay_what_they_are(node):
 def test_the_code_of_every_shipped_experiment_is_allowed(name, tmp_path):
     config = compose_experiment([f"experiment={name}", "data.path=images.csv"], output_dir=tmp_path)
     check_targets(parts_with_code(config))
+
+
+def test_a_loss_takes_weights_of_classes_as_a_tensor_that_an_operator_allows():
+    weight = {"_target_": "torch.tensor", "data": [0.2, 1.0]}
+    loss = instantiate(
+        {"_target_": "monai.losses.DiceCELoss", "softmax": True, "weight": weight}, allow=["torch.tensor"]
+    )
+    assert torch.equal(loss.cross_entropy.weight, torch.tensor([0.2, 1.0]))
+    with pytest.raises(BundleError, match=r"torch\.tensor"):
+        instantiate(weight)
