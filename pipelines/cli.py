@@ -1,6 +1,7 @@
-"""The command `python -m pipelines`: list, compile, run and submit pipelines.
+"""The command `python -m pipelines`: list, compile, run and submit pipelines, and ask how a run goes.
 
-Exit codes: 0 success; 1 a run failed; 2 wrong arguments; 3 the server cannot be reached. A local run whose step ended
+Exit codes: 0 success; 1 a run failed; 2 wrong arguments; 3 the server cannot be reached; 75 of `status`: the run has
+not ended, ask again later (EX_TEMPFAIL of sysexits.h). A local run whose step ended
 with one of CytoDL's errors ends with that error's code (2 for a wrong manifest, 4 for a training that diverged).
 """
 
@@ -11,8 +12,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyto_dl.errors import ConfigError, CytoDLError
+
+if TYPE_CHECKING:
+    from pipelines.remote import RemoteRun, Server
 
 _ARGUMENTS_HELP = "the pipeline's arguments; lists as JSON: overrides='[\"trainer=gpu\"]'"
 
@@ -70,9 +75,18 @@ def _parser() -> argparse.ArgumentParser:
     submitting = commands.add_parser("submit", help="run on a Kubeflow Pipelines server, and wait")
     submitting.add_argument("pipeline", help="name from `list`, or a compiled YAML file")
     submitting.add_argument("arguments", nargs="*", metavar="name=value", help=_ARGUMENTS_HELP)
+    submitting.add_argument("--cron", help="let the server run it by this clock, e.g. '0 30 2 * * *': nightly, in UTC")
+    submitting.add_argument("--experiment", default="CytoDL", help="groups runs on the server (default: CytoDL)")
+    submitting.add_argument("--timeout", type=float, default=86400, help="seconds to wait for the run (default: a day)")
+    submitting.add_argument("--poll", type=float, default=5, help="seconds between two questions (default: 5)")
     _add_server(submitting)
     _add_target(submitting)
     submitting.set_defaults(command=_submit)
+
+    asking = commands.add_parser("status", help="show how a run on a server goes")
+    asking.add_argument("run", help="the run's id: the end of the address that `submit` printed")
+    _add_server(asking)
+    asking.set_defaults(command=_status)
     return parser
 
 
@@ -86,9 +100,6 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default=environment("KF_PIPELINES_ENDPOINT"), help="default: $KF_PIPELINES_ENDPOINT")
     parser.add_argument("--namespace", help="of a multi-user installation")
     parser.add_argument("--token", default=environment("KF_PIPELINES_TOKEN"), help="default: $KF_PIPELINES_TOKEN")
-    parser.add_argument("--experiment", default="CytoDL", help="groups runs on the server (default: CytoDL)")
-    parser.add_argument("--timeout", type=float, default=86400, help="seconds to wait for the run (default: a day)")
-    parser.add_argument("--poll", type=float, default=5, help="seconds between two questions (default: 5)")
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -131,13 +142,15 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from pipelines.remote import Server, submit
+    from pipelines.remote import schedule, submit
 
-    if not options.host:
-        raise ConfigError("no server is named: give --host, or set KF_PIPELINES_ENDPOINT.")
-    server = Server(options.host, namespace=options.namespace, token=options.token)
+    server = _server(options)
     with tempfile.TemporaryDirectory() as folder:
         package, arguments = _package(options, Path(folder))
+        if options.cron:
+            number = schedule(package, arguments, server, experiment=options.experiment, cron=options.cron)
+            print(f"scheduled: {server.host.rstrip('/')}/#/recurringrun/details/{number}")
+            return 0
         try:
             run = submit(
                 package,
@@ -150,9 +163,30 @@ def _submit(options: argparse.Namespace) -> int:
         except TimeoutError as error:
             print(error, file=sys.stderr)
             return 1
+    return _tell(run)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from pipelines.remote import find_run
+
+    return _tell(find_run(options.run, _server(options)))
+
+
+def _server(options: argparse.Namespace) -> "Server":
+    from pipelines.remote import Server
+
+    if not options.host:
+        raise ConfigError("no server is named: give --host, or set KF_PIPELINES_ENDPOINT.")
+    return Server(options.host, namespace=options.namespace, token=options.token)
+
+
+def _tell(run: "RemoteRun") -> int:
+    """Print a run's state; the exit code that it stands for."""
     print(f"{run.state.lower()}: {run.link}")
     if run.error:
         print(run.error, file=sys.stderr)
+    if not run.has_ended:
+        return os.EX_TEMPFAIL
     return 0 if run.state == "SUCCEEDED" else 1
 
 

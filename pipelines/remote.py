@@ -1,4 +1,4 @@
-"""Run a pipeline on a Kubeflow Pipelines server, and wait for it.
+"""Run a pipeline on a Kubeflow Pipelines server and wait for it, have it run by a clock, or ask how a run goes.
 
 `kfp run create --watch` exits with 0 when a run fails (kfp 2.17), and its wait does not end when a run is canceled.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyto_dl.errors import StorageError
+from cyto_dl.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from kfp.client import Client
@@ -67,12 +67,17 @@ class Server:
 
 @dataclass(frozen=True)
 class RemoteRun:
-    """A run that has ended: its id, its page, its state (SUCCEEDED, FAILED, CANCELED, ...) and its error."""
+    """A run: its id, its page, its state (PENDING, RUNNING, SUCCEEDED, FAILED, CANCELED, ...) and its error."""
 
     run_id: str
     link: str
     state: str
     error: str
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its state is final."""
+        return self.state in _END_STATES
 
 
 def submit(
@@ -104,6 +109,61 @@ def submit(
     except ApiException as error:
         raise StorageError(f"{server.host} refuses the run: {error.status} {error.reason} {error.body}") from error
     return _wait(client, created.run_id, server, timeout_s=timeout_s, poll_s=poll_s)
+
+
+def schedule(package: str | Path, arguments: Mapping[str, Any], server: Server, *, experiment: str, cron: str) -> str:
+    """Have the server run a compiled pipeline again and again; returns the id of the recurring run.
+
+    Args:
+        package: A compiled pipeline.
+        arguments: Of every run.
+        server: Where it runs.
+        experiment: Groups runs on the server; made if it does not exist.
+        cron: Second, minute, hour, day of the month, month, day of the week, in UTC: "0 30 2 * * *" is half past two
+            every night. A run is not started while the one before goes on, nor afterwards for one that was missed.
+
+    Raises:
+        ConfigError: `cron` has not six fields.
+        StorageError: The server cannot be reached, or refuses the schedule.
+    """
+    from kfp_server_api import ApiException
+
+    if len(cron.split()) != 6:
+        raise ConfigError(
+            f"--cron '{cron}' has {len(cron.split())} fields: write second minute hour day month weekday, "
+            "e.g. '0 30 2 * * *' for half past two every night (UTC)."
+        )
+    client = server.connect()
+    try:
+        group = client.create_experiment(experiment, namespace=server.namespace)
+        created = client.create_recurring_run(
+            group.experiment_id,
+            Path(package).stem,
+            cron_expression=cron,
+            params=dict(arguments),
+            pipeline_package_path=str(package),
+            max_concurrency=1,
+            no_catchup=True,
+        )
+    except ApiException as error:
+        raise StorageError(f"{server.host} refuses the schedule: {error.status} {error.reason} {error.body}") from error
+    return str(created.recurring_run_id)
+
+
+def find_run(run_id: str, server: Server) -> RemoteRun:
+    """The present state of a run, which may go on.
+
+    Raises:
+        StorageError: The server cannot be reached, or knows no such run.
+    """
+    from kfp_server_api import ApiException
+
+    try:
+        run = server.connect().get_run(run_id)
+    except ApiException as error:
+        raise StorageError(f"{server.host} has no run '{run_id}': {error.status} {error.reason}.") from error
+    link = f"{server.host.rstrip('/')}/#/runs/details/{run_id}"
+    return RemoteRun(run_id, link, (run.state or "PENDING").upper(), run.error.message if run.error else "")
 
 
 def _wait(client: "Client", run_id: str, server: Server, *, timeout_s: float, poll_s: float) -> RemoteRun:

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 _COLOR = re.compile(r"\x1b\[\d+m")
-# The runner's threads print a step's indent and its line one after the other: an indent may stand before anything.
-_RUNNER_LOG = re.compile(r" *\d\d:\d\d:\d\d\.\d{3} - (?P<level>[A-Z]+) - (?P<message>.*)")
+_RUNNER_LOG = re.compile(r"\d\d:\d\d:\d\d\.\d{3} - (?P<level>[A-Z]+) - (?P<message>.*)")
 _STARTED = re.compile(r"Executing task '(?P<step>.+)'")
 _ENDED = re.compile(r"Task '(?P<step>.+)' finished with status (?P<status>SUCCESS|FAILURE)")
 _STEP_LOG = re.compile(r"(?P<indent> *)\[KFP Executor [^]]*\]: (?P<message>.*)")
@@ -74,7 +73,9 @@ class Story(io.TextIOBase):
         return len(text)
 
     def _hear(self, line: str) -> None:
-        if record := _RUNNER_LOG.fullmatch(line):
+        # The runner's threads write a line and its end one after the other: one's record may follow another's line.
+        if record := _RUNNER_LOG.search(line):
+            self._hear(line[: record.start()])
             self._hear_runner(record["level"], record["message"])
         elif self._running and line.strip() and not _OUTPUTS.fullmatch(line):
             if record := _STEP_LOG.fullmatch(line):

@@ -101,6 +101,8 @@ class KubeflowStub:
             return 200, {"experiment_id": "e1", "display_name": "CytoDL"} if method == "POST" else {"experiments": []}
         if resource == "runs" and method == "POST":
             return 200, {"run_id": "r1", "display_name": body["display_name"], "state": "PENDING"}
+        if resource == "recurringruns" and method == "POST":
+            return 200, {"recurring_run_id": "c1", "display_name": body["display_name"]}
         if resource == "pipelines/upload":
             return 200, {"pipeline_id": "p1", "display_name": "training", "created_at": _CREATED}
         if resource == "pipelines/p1/versions":

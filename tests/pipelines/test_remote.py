@@ -44,6 +44,36 @@ def test_submit_stops_waiting_when_the_time_is_over(kubeflow, capsys):
     assert "is RUNNING after 0 s and goes on" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1), ("RUNNING", 75)])
+def test_status_says_how_a_run_goes(kubeflow, capsys, state, code):
+    kubeflow.states = [state]
+    assert main(["status", "r1", "--host", kubeflow.host]) == code
+    assert capsys.readouterr().out == f"{state.lower()}: {kubeflow.host}/#/runs/details/r1\n"
+
+
+def test_status_of_a_run_that_does_not_exist_is_a_storage_error(kubeflow, capsys):
+    assert main(["status", "r2", "--host", kubeflow.host]) == 3
+    assert "has no run 'r2': 404" in capsys.readouterr().err
+
+
+def test_a_schedule_is_left_with_the_server_and_not_waited_for(kubeflow, capsys):
+    assert submit_training(kubeflow, "spatial_dims=3", "--cron", "0 30 2 * * *") == 0
+    (body,) = kubeflow.bodies("POST", "/apis/v2beta1/recurringruns")
+    assert body["trigger"] == {"cron_schedule": {"cron": "0 30 2 * * *"}}
+    assert body["runtime_config"]["parameters"] == {"manifest": "s3://images/m.csv", "spatial_dims": 3}
+    assert body["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "cyto-dl-training"
+    assert "platforms" in body["pipeline_spec"]["platform_spec"]
+    assert (body["max_concurrency"], body["no_catchup"], body["experiment_id"]) == (1, True, "e1")
+    assert kubeflow.bodies("POST", "/apis/v2beta1/runs") == []
+    assert f"scheduled: {kubeflow.host}/#/recurringrun/details/c1" in capsys.readouterr().out
+
+
+def test_a_schedule_without_seconds_is_refused(kubeflow, capsys):
+    assert submit_training(kubeflow, "--cron", "30 2 * * *") == 2
+    assert "has 5 fields: write second minute hour" in capsys.readouterr().err
+    assert kubeflow.requests == []
+
+
 def test_a_namespace_and_a_token_reach_the_server(kubeflow, monkeypatch):
     monkeypatch.setenv("KF_PIPELINES_TOKEN", "secret")
     assert submit_training(kubeflow, "--namespace", "imaging") == 0

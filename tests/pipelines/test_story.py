@@ -71,6 +71,7 @@ def test_steps_that_run_at_once_are_counted_and_their_inputs_not_told():
     story.write("12:00:00.000 - INFO - Executing task 'predict'\n    12:00:00.000 - INFO - Executing task 'predict'\n")
     for line in (*inputs, *inputs, "[KFP Executor now INFO]: loaded"):
         story.write(f"            {line}\n")
+    story.write("            read 3 images12:00:00.000 - INFO - Streamed logs:\n")
     for _ in range(2):
         story.write("12:00:01.000 - INFO - Task 'predict' finished with status SUCCESS\n        " + "-" * 80 + "\n")
         story.write(
@@ -80,6 +81,7 @@ def test_steps_that_run_at_once_are_counted_and_their_inputs_not_told():
         "[1] predict",
         "[2] predict",
         "    loaded",
+        "    read 3 images",
     ]
     assert list(story.seconds) == ["predict", "predict-2"]
 
