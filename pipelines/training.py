@@ -1,6 +1,6 @@
-"""From a table of microscope images to a bundle that can be served, and to the champion in MLflow's registry.
+"""From a table of microscope images to a bundle, to the champion in MLflow's registry, and to an endpoint.
 
-prepare_data -> train -> evaluate -> export -> compare --better--> register as champion
+prepare_data -> train -> evaluate -> export -> compare --better--> register as champion -> deploy
      |            |          |          |         ┕------not------> register as challenger
   dataset       model     report,    bundle
                           images
@@ -9,6 +9,7 @@ prepare_data -> train -> evaluate -> export -> compare --better--> register as c
 from kfp import dsl
 
 from components.compare import compare
+from components.deploy import deploy
 from components.evaluate import evaluate
 from components.export import export
 from components.prepare_data import prepare_data
@@ -36,6 +37,9 @@ def training(
     model_name: str = "",
     comparison_metric: str = "",
     minimal_gain: float = 0.0,
+    deploy_target: str = "",
+    canary_percent: int = 100,
+    deploy_timeout_s: int = 900,
 ) -> None:
     """Train a model on a table of microscope images, measure it, export a bundle, and promote it if it is better.
 
@@ -61,6 +65,9 @@ def training(
         comparison_metric: Metric that decides, <split>/<head>/<metric>, e.g. test/seg/dice; "" for the first that the
             model has.
         minimal_gain: That the lower 95 % bound of the gain has to pass, in the metric's unit.
+        deploy_target: namespace/name of the InferenceService that serves a better model; "" for none. Needs model_name.
+        canary_percent: Share of the requests that the new model gets there, 1 to 100.
+        deploy_timeout_s: Seconds until it has to be ready; else the former model is served again.
     """
     prepared = prepare_data(
         manifest=manifest,
@@ -123,6 +130,15 @@ def training(
         with dsl.If(compared.output == True, name="better"):  # noqa: E712
             promoted = register(bundle=exported.outputs["bundle"], model_name=model_name, champion=True)
             resources.once(promoted.set_display_name("Register as champion"))
+            with dsl.If(deploy_target != "", name="with-deploy-target"):
+                deployed = deploy(
+                    bundle=exported.outputs["bundle"],
+                    target=deploy_target,
+                    canary_percent=canary_percent,
+                    timeout_s=deploy_timeout_s,
+                ).set_display_name("Deploy")
+                # no second attempt: one that failed has brought the former model back, and would fail again
+                resources.small(deployed).set_caching_options(False).after(promoted)
         with dsl.Else(name="not-better"):
             registered = register(bundle=exported.outputs["bundle"], model_name=model_name, champion=False)
             resources.once(registered.set_display_name("Register"))

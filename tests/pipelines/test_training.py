@@ -11,7 +11,7 @@ from pipelines.compiler import compile_pipeline
 from tests.pipelines.graph import all_tasks, dangling
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = ("prepare-data", "train", "evaluate", "export", "compare", "register", "register-2")
+STEPS = ("prepare-data", "train", "evaluate", "export", "compare", "register", "register-2", "deploy")
 NETWORK = {"exec-train", "exec-evaluate", "exec-compare"}  # the steps that run it
 
 
@@ -47,9 +47,10 @@ def test_only_steps_whose_inputs_decide_their_outputs_are_cached(documents):
     assert cached == {"train", "evaluate", "export"}
 
 
-def test_every_step_may_be_tried_again(documents):
+def test_every_step_but_the_deployment_may_be_tried_again(documents):
+    """A deployment that failed has brought the former model back, and would fail again."""
     tasks = _named_tasks(documents[0])
-    assert {name: task["retryPolicy"]["maxRetryCount"] for name, task in tasks.items()} == {
+    assert {name: task.get("retryPolicy", {}).get("maxRetryCount", 0) for name, task in tasks.items()} == {
         "prepare-data": 2,
         "train": 2,
         "evaluate": 1,
@@ -57,19 +58,21 @@ def test_every_step_may_be_tried_again(documents):
         "compare": 1,
         "register": 2,
         "register-2": 2,
+        "deploy": 0,
     }
 
 
-def test_the_better_model_becomes_the_champion_and_another_one_the_challenger(documents):
-    """Without a model's name nothing is compared."""
+def test_the_better_model_becomes_the_champion_and_is_deployed_and_another_one_the_challenger(documents):
+    """Without a model's name nothing is compared, without a target nothing deployed."""
     triggers = {
-        _only_step(documents[0], name): task["triggerPolicy"]["condition"]
+        _step(documents[0], name): task["triggerPolicy"]["condition"]
         for name, task in all_tasks(documents[0])
         if "condition" in task.get("triggerPolicy", {})
     }
     better = "inputs.parameter_values['pipelinechannel--compare-Output'] == true"
     named = "inputs.parameter_values['pipelinechannel--model_name'] != ''"
-    assert triggers == {"compare": named, "register": better, "register-2": f"!({better})"}
+    wanted = "inputs.parameter_values['pipelinechannel--deploy_target'] != ''"
+    assert triggers == {"compare": named, "register": better, "register-2": f"!({better})", "deploy": wanted}
     tasks = _named_tasks(documents[0])
     promoted = {name: tasks[name]["inputs"]["parameters"]["champion"] for name in ("register", "register-2")}
     assert [each["runtimeValue"]["constant"] for each in promoted.values()] == [True, False]
@@ -119,9 +122,8 @@ def _named_tasks(specification: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {step: found[step] for step in STEPS}
 
 
-def _only_step(specification: dict[str, Any], condition: str) -> str:
-    """The step directly inside a condition."""
+def _step(specification: dict[str, Any], condition: str) -> str:
+    """The one step directly inside a condition."""
     tasks = specification["components"][f"comp-{condition}"]["dag"]["tasks"].values()
-    names = [task["componentRef"]["name"].removeprefix("comp-") for task in tasks]
-    (step,) = [name for name in names if name in STEPS]
+    (step,) = {task["componentRef"]["name"].removeprefix("comp-") for task in tasks} & set(STEPS)
     return step
