@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import cyto_dl
 from cyto_dl.storage import atomic_path
@@ -42,7 +43,7 @@ def run_locally(pipeline: "BaseComponent", arguments: Mapping[str, Any], *, work
     started = time.monotonic()
     with (folder / "run.log").open("w") as log:
         story = Story(terminal=sys.stdout, log=log, num_steps=_count_steps(pipeline.pipeline_spec))
-        with contextlib.redirect_stdout(story), _environment(folder.parent), _print_as_before():
+        with contextlib.redirect_stdout(story), _environment(folder.parent), _one_log():
             try:
                 _execute(local_pipeline, arguments, folder)
             except RuntimeError:
@@ -110,11 +111,21 @@ def _environment(workspace: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _print_as_before() -> Iterator[None]:
-    """The runner replaces `print` to indent, and its threads in a loop put back each other's (kfp 2.17)."""
+def _one_log() -> Iterator[None]:
+    """One handler for the runner's log, and the same `print` afterwards as before.
+
+    Each of its tasks replaces the root logger's handlers and `print`, and puts back what it found: of a loop's tasks,
+    which run at once, one puts back the other's, and records are lost (kfp 2.17).
+    """
+    from kfp.local import logging_utils
+
     before = builtins.print
     try:
-        yield
+        with (
+            logging_utils.local_logger_context(),
+            mock.patch.object(logging_utils, "local_logger_context", contextlib.nullcontext),
+        ):
+            yield
     finally:
         builtins.print = before
 
