@@ -149,6 +149,8 @@ def _read_npy(body: bytes, spec: InputSpec) -> np.ndarray:
         raise InvalidInput(f".npy body: its header cannot be read ({error}). Write it with numpy.save.") from error
     if dtype.kind not in "iuf":
         raise InvalidInput(f".npy body: dtype {dtype} is not a whole or floating point number")
+    if spec.num_channels == 1 and len(shape) == len(spec.axes) - 1:
+        shape = (1, *shape)  # an image of one channel as it comes from a file
     _check_shape(shape, spec, name=".npy body")
     num_bytes = math.prod(shape) * dtype.itemsize
     if len(body) - file.tell() != num_bytes:

@@ -232,7 +232,7 @@ def pickled_npy():
         (npy(PICTURE).replace(b"'<u2'", b"'<u9'"), ["npy"]),
         (b"\x93NUMPY\x01\x00\x10\x27" + b"-" * 9999 + b"1", ["npy"]),
         (b"\x93NUMPY\x01\x00\x10\x27" + b"(" * 10000, ["npy"]),
-        (npy(PICTURE[0]), ["npy", "[3, 4]", "[1, Y, X]"]),
+        (npy(PICTURE[0, 0]), ["npy", "[4]", "[1, Y, X]"]),
         (npy(np.zeros((2, 3, 4))), ["npy", "[2, 3, 4]", "1 channel"]),
         (npy(np.zeros((1, 0, 4))), ["npy", "[1, 0, 4]"]),
         (npy(np.zeros((1, 3, 4), bool)), ["npy", "bool"]),
@@ -251,13 +251,15 @@ def test_an_unknown_head_is_refused_before_the_model_runs(send, models, monkeypa
     assert_refused(send("POST", PREDICT, content=npy(PICTURE), headers={"X-Outputs": "masks"}), ["masks", "seg"])
 
 
-@pytest.mark.parametrize("order", ["big endian", "fortran", "long double", "int64"])
+@pytest.mark.parametrize("order", ["big endian", "fortran", "long double", "int64", "no channel", "fortran, no channel"])
 def test_a_npy_image_is_read_in_any_layout(models, order):
     picture = {
         "big endian": PICTURE.astype(">u2"),
         "fortran": np.asfortranarray(PICTURE.transpose(0, 2, 1)).transpose(0, 2, 1),
         "long double": PICTURE.astype(np.longdouble),
         "int64": PICTURE.astype(np.int64),
+        "no channel": PICTURE[0],  # as a camera's file is read
+        "fortran, no channel": np.asfortranarray(PICTURE[0]),
     }[order]
     request = read_request(npy(picture), {}, spec=models[2]._predictor.input, heads=["seg"])
     assert request.images[0].dtype.isnative
