@@ -251,7 +251,9 @@ def test_an_unknown_head_is_refused_before_the_model_runs(send, models, monkeypa
     assert_refused(send("POST", PREDICT, content=npy(PICTURE), headers={"X-Outputs": "masks"}), ["masks", "seg"])
 
 
-@pytest.mark.parametrize("order", ["big endian", "fortran", "long double", "int64", "no channel", "fortran, no channel"])
+@pytest.mark.parametrize(
+    "order", ["big endian", "fortran", "long double", "int64", "no channel", "fortran, no channel"]
+)
 def test_a_npy_image_is_read_in_any_layout(models, order):
     picture = {
         "big endian": PICTURE.astype(">u2"),
