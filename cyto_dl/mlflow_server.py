@@ -1,5 +1,6 @@
 """Reach MLflow, a server or an sqlite file, and say what is wrong with it in one message."""
 
+import fcntl
 import logging
 import os
 import time
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SQLITE = "sqlite:///"
 PATIENCE_S = 300.0  # a server's restart, or its move to another node, takes a minute or two
 
 # HTTP's words for "later": too many requests, and what is the server's fault. MLflow says 500 where nobody answers.
@@ -30,7 +32,7 @@ def check_server(tracking_uri: str) -> "MlflowClient":
     from mlflow.tracking import MlflowClient
 
     _notice_soon()
-    with as_storage_error(tracking_uri):
+    with as_storage_error(tracking_uri), _tables_made_once(tracking_uri):
         client = MlflowClient(tracking_uri)
         client.search_experiments(max_results=1)
     return client
@@ -118,6 +120,19 @@ def call_patiently(call: Callable[[], None], tracking_uri: str) -> None:
             pause_s *= 2
 
 
+@contextmanager
+def _tables_made_once(tracking_uri: str) -> Iterator[None]:
+    """One process at a time inside, if MLflow is an sqlite file: two that make its tables at once stop each other."""
+    if not tracking_uri.startswith(_SQLITE):
+        yield
+        return
+    database = Path(tracking_uri.removeprefix(_SQLITE))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{database}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        yield
+
+
 def _notice_soon() -> None:
     """MLflow's own defaults wait for minutes before they say that nobody answers."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -135,6 +150,6 @@ def _reason(error: Exception) -> str:
 
 
 def _artifact_location(tracking_uri: str) -> str | None:
-    if not tracking_uri.startswith("sqlite:///"):
+    if not tracking_uri.startswith(_SQLITE):
         return None
-    return (Path(tracking_uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
+    return (Path(tracking_uri.removeprefix(_SQLITE)).resolve().parent / "mlartifacts").as_uri()
