@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
 
 # A pipeline is the function of this name in the module of this name: pipelines/training.py defines `training`.
-PIPELINES = ("training", "batch_prediction")
+PIPELINES = ("training", "sweep", "batch_prediction")
 
 
 def load_pipeline(name: str) -> "BaseComponent":

@@ -26,9 +26,12 @@ TRAINED = ["trainer.max_epochs=15"]  # bright blobs are found after some 60 step
 
 
 def run_training(manifest, workspace, *extra, overrides=()):
-    chosen = json.dumps([*OVERRIDES, *overrides])
-    arguments = [f"manifest={manifest}", "source_col=raw", 'target_cols=["seg"]', f"overrides={chosen}", *extra]
-    command = [sys.executable, "-m", "pipelines", "run", "training", *arguments, "--workspace", workspace]
+    return run_pipeline("training", manifest, workspace, f"overrides={json.dumps([*OVERRIDES, *overrides])}", *extra)
+
+
+def run_pipeline(name, manifest, workspace, *extra):
+    arguments = [f"manifest={manifest}", "source_col=raw", 'target_cols=["seg"]', *extra]
+    command = [sys.executable, "-m", "pipelines", "run", name, *arguments, "--workspace", workspace]
     ended = run(command)
     return ended, json.loads((workspace / "latest" / "summary.json").read_text())
 
@@ -98,3 +101,18 @@ def test_a_better_model_is_promoted_and_a_worse_one_is_not(manifest_folder, tmp_
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert list(summary["steps"])[4:] == ["compare", "register-2"]
     assert champion_and_challenger(workspace) == {"champion": 2, "challenger": 3}, ended.stdout
+
+
+def test_a_sweep_exports_the_best_of_its_variants(manifest_folder, tmp_path):
+    manifest, workspace = manifest_folder(train=4, valid=2, test=2) / "manifest.csv", tmp_path / "runs"
+    variants = [[*OVERRIDES, *UNTRAINED], [*OVERRIDES, *TRAINED]]
+    ended, summary = run_pipeline("sweep", manifest, workspace, f"variants={json.dumps(variants)}")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert summary["status"] == "succeeded"
+
+    table = pd.read_csv(summary["comparison"])
+    assert [json.loads(overrides) for overrides in table["overrides"]] == variants
+    assert list(table["chosen"]) == [False, True], table["valid/seg/dice"]
+    assert summary["metrics"]["variant"] == 1
+    assert {"valid/seg/dice", "test/seg/dice"} <= set(summary["metrics"])
+    assert load_bundle(summary["bundle"]).outputs["seg"]["kind"] == "segmentation"
