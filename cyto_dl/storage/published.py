@@ -51,7 +51,7 @@ def publish(path: Path, folder: str, name: str, *, step: int) -> None:
     target = f"{folder}/{name}-step{step:08}-{digest[:12]}{path.suffix}"
     if content and digest in content and exists(target):  # a run that goes on begins with what it fetched
         return
-    written = upload(path, target)
+    written = upload(path, target, digest=digest)
     pointer = Pointer(target.rpartition("/")[2], digest, written.size, step)
     replace(pointer_uri, json.dumps(asdict(pointer), indent=2).encode(), etag=etag)
     for old in list_objects(f"{folder}/{name}-step"):

@@ -1,7 +1,7 @@
 """Objects in S3 through boto3: describe, list, read, write, remove; what is transferred is verified.
 
     upload:    file -> SHA-256 -> parts in parallel, each with a CRC that the server checks -> size and SHA-256 kept?
-    download:  parts in parallel -> size -> SHA-256 that we stored, else the MD5 that the server says
+    download:  parts in parallel, hashed as they arrive -> SHA-256 that we stored, else the MD5 that the server says
 
 The endpoint comes from AWS_ENDPOINT_URL_S3, credentials from where boto3 looks for them; without any, requests are
 not signed, which is how public buckets are read.
@@ -12,14 +12,15 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cyto_dl.errors import StorageError
 from cyto_dl.storage.attempts import NothingThereError as NothingThereError
 from cyto_dl.storage.attempts import persistently
 from cyto_dl.storage.paths import atomic_path, is_remote, sha256
 
-_PART_BYTES = 8 * 2**20  # boto3's own: a part that fails is sent again
+_SENT_PART_BYTES = 16 * 2**20  # twice boto3's: fewer requests make up for the hash; a part that fails is sent again
+_RECEIVED_PART_BYTES = 8 * 2**20  # boto3's own: up to ten of them wait in memory for those before them
 _NUM_CONNECTIONS = 10  # boto3's own
 _ATTEMPTS = 2  # of botocore; `persistently` is the patient one
 
@@ -126,31 +127,62 @@ def download(found: Object, path: str | os.PathLike[str]) -> None:
 def _download_once(found: Object, path: str | os.PathLike[str]) -> None:
     bucket, key = split(found.uri)
     with atomic_path(path) as temporary:
-        persistently(
-            lambda: client().download_file(bucket, key, str(temporary), Config=_transfer()), found.uri, doing="read"
-        )
-        if wrong := _difference(found, temporary):
+
+        def transfer() -> _HashedFile:
+            with temporary.open("wb") as file:
+                hashed = _HashedFile(file, _hash_of(found)[0])
+                client().download_fileobj(bucket, key, hashed, Config=_transfer(_RECEIVED_PART_BYTES))
+            return hashed
+
+        if wrong := _difference(found, persistently(transfer, found.uri, doing="read")):
             raise DamagedError(
                 f"{found.uri} is damaged: {wrong}. It was cut off or altered where it is stored: upload it again."
             )
 
 
-def _difference(found: Object, file: Path) -> str | None:
-    """How a downloaded file differs from what the server and whoever uploaded it say."""
-    if (size := file.stat().st_size) != found.size:
-        return f"it has {size} bytes instead of {found.size}"
+class _HashedFile:
+    """Hashes what is written to a file. Without `seek`, boto3 writes parts in their order, each byte once."""
+
+    def __init__(self, file: BinaryIO, algorithm: str) -> None:
+        self._file, self._hash, self.size = file, hashlib.new(algorithm, usedforsecurity=False), 0
+
+    def write(self, content: bytes) -> int:
+        """Append; other threads receive further parts meanwhile, because hashing lets them."""
+        self._hash.update(content)
+        self.size += len(content)
+        return self._file.write(content)
+
+    def hexdigest(self) -> str:
+        """Of all that was written."""
+        return self._hash.hexdigest()
+
+
+def _hash_of(found: Object) -> tuple[str, str | None]:
+    """Algorithm and value of the hash that an object's content must have; None if nobody knows it."""
+    md5 = found.etag.strip('"')  # of parts, or encrypted, it is none
+    if not found.sha256 and len(md5) == 32 and "-" not in md5:
+        return "md5", md5
+    return "sha256", found.sha256
+
+
+def _difference(found: Object, received: _HashedFile) -> str | None:
+    """How what was downloaded differs from what the server and whoever uploaded it say."""
+    if received.size != found.size:
+        return f"it has {received.size} bytes instead of {found.size}"
+    if _hash_of(found)[1] in (None, received.hexdigest()):
+        return None
     if found.sha256:
-        return None if sha256(file) == found.sha256 else "its SHA-256 is not the one that it was uploaded with"
-    md5 = found.etag.strip('"')
-    if len(md5) != 32 or "-" in md5:
-        return None  # of parts, or encrypted: nothing to compare with
-    with file.open("rb") as content:
-        same = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == md5
-    return None if same else "its MD5 is not the one that the server says"
+        return "its SHA-256 is not the one that it was uploaded with"
+    return "its MD5 is not the one that the server says"
 
 
-def upload(path: str | os.PathLike[str], uri: str) -> Object:
+def upload(path: str | os.PathLike[str], uri: str, *, digest: str | None = None) -> Object:
     """Copy a local file to an s3:// address, where it appears whole and verified; what was there is replaced.
+
+    Args:
+        path: The file.
+        uri: Where it goes.
+        digest: Its SHA-256, where the caller knows it already.
 
     Returns:
         What the server now says of it.
@@ -159,12 +191,10 @@ def upload(path: str | os.PathLike[str], uri: str) -> Object:
         StorageError: It cannot be written, or the server holds something else afterwards.
     """
     bucket, key = split(uri)
-    size, digest = Path(path).stat().st_size, sha256(path)
-    settings = {"Metadata": {"sha256": digest}}
+    size, digest = Path(path).stat().st_size, digest or sha256(path)  # first: an object's metadata precede its parts
+    settings, parts = {"Metadata": {"sha256": digest}}, _transfer(_SENT_PART_BYTES)
     persistently(
-        lambda: client().upload_file(str(path), bucket, key, ExtraArgs=settings, Config=_transfer()),
-        uri,
-        doing="written",
+        lambda: client().upload_file(str(path), bucket, key, ExtraArgs=settings, Config=parts), uri, doing="written"
     )
     written = describe(uri)
     if written.size != size or written.sha256 not in (digest, None):  # None: a server that keeps no metadata
@@ -219,9 +249,9 @@ def replace(uri: str, content: bytes, *, etag: str | None) -> None:
     persistently(write, uri, doing="written")
 
 
-def _transfer() -> Any:
+def _transfer(part_bytes: int) -> Any:
     from boto3.s3.transfer import TransferConfig
 
     return TransferConfig(
-        multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=_NUM_CONNECTIONS
+        multipart_threshold=part_bytes, multipart_chunksize=part_bytes, max_concurrency=_NUM_CONNECTIONS
     )
