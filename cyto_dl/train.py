@@ -47,8 +47,9 @@ _ONE_AT_A_TIME = threading.Lock()  # random states, and what torch is set to, be
 def train(config: Mapping[str, Any], *, callbacks: "Sequence[Callback]" = ()) -> dict[str, float]:
     """Train what a resolved experiment describes, and evaluate its best checkpoint on the split `test`.
 
-    The run's folder, `paths.output_dir`, receives config.yaml, checkpoints/{best,last}.ckpt, previews/ and what the
-    loggers write. If it already holds the last checkpoint of the same experiment, the run goes on from there.
+    The run's folder, `paths.output_dir`, receives config.yaml, checkpoints/{best,last}.ckpt, learning_curves.csv,
+    previews/ and what the loggers write. If it already holds the last checkpoint of the same experiment, the run goes
+    on from there.
 
     Args:
         config: From `cyto_dl.config.compose_experiment`, or `cyto_dl.config.plain` of a hydra configuration. Its
@@ -145,14 +146,23 @@ def build_trainer(config: Mapping[str, Any], *, callbacks: "Sequence[Callback]" 
     """
     from lightning.pytorch.callbacks import Checkpoint
 
-    from cyto_dl.callbacks import AtomicCheckpointIO, CheckMonitors, EmbedConfig, RandomStates, SaveOnSigterm
+    from cyto_dl.callbacks import (
+        AtomicCheckpointIO,
+        CheckMonitors,
+        EmbedConfig,
+        LearningCurves,
+        RandomStates,
+        SaveOnSigterm,
+    )
 
     chosen = {name: node for name, node in (config.get("callbacks") or {}).items() if node}
     named = [instantiate(node, f"callbacks.{name}") for name, node in chosen.items()]
-    everything = [*named, EmbedConfig(config), RandomStates(), CheckMonitors(), *callbacks]
+    output_dir = Path(config["paths"]["output_dir"])
+    own = [EmbedConfig(config), RandomStates(), CheckMonitors(), LearningCurves(output_dir)]
+    everything = [*named, *own, *callbacks]
     writes_checkpoints = any(isinstance(callback, Checkpoint) for callback in everything)
     if writes_checkpoints:
-        everything.append(SaveOnSigterm(last_checkpoint(Path(config["paths"]["output_dir"]))))
+        everything.append(SaveOnSigterm(last_checkpoint(output_dir)))
     trainer: Trainer = instantiate(
         config["trainer"],
         "trainer",

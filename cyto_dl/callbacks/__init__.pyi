@@ -3,6 +3,8 @@ from .checkpointing import EmbedConfig as EmbedConfig
 from .checkpointing import SaveOnSigterm as SaveOnSigterm
 from .epoch_log import EpochLog as EpochLog
 from .known_warnings import ignore_known_warnings as ignore_known_warnings
+from .learning_curves import LEARNING_CURVES as LEARNING_CURVES
+from .learning_curves import LearningCurves as LearningCurves
 from .monitors import CheckMonitors as CheckMonitors
 from .monitors import check_monitors as check_monitors
 from .previews import ImagePreviews as ImagePreviews
