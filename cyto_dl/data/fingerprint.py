@@ -8,15 +8,17 @@ import numpy as np
 
 from cyto_dl.data.check import Described, Read, not_finite
 from cyto_dl.data.image import read_image
-from cyto_dl.errors import ManifestError, list_problems
+from cyto_dl.errors import ImageError
 
 PERCENTILES = (0.1, 1, 5, 50, 95, 99, 99.9)
 NUM_IMAGES = 64  # whose pixels are read; spread evenly over the data set
 NUM_VALUES = 2**18  # of one image, spread evenly: 64 images then fit into 64 MB
 
 
-def fingerprint(described: Sequence[Sequence[Described]], reads: Mapping[str, Read]) -> dict[str, Any]:
-    """What the images of each key are like.
+def fingerprint(
+    described: Sequence[Sequence[Described]], reads: Mapping[str, Read]
+) -> tuple[dict[str, Any], list[str]]:
+    """What the images of each key are like, and what is wrong with those whose pixels are read.
 
     Args:
         described: The headers of every row's images (`check.describe_rows`).
@@ -24,17 +26,13 @@ def fingerprint(described: Sequence[Sequence[Described]], reads: Mapping[str, Re
 
     Returns:
         {"num_images", "columns": {key: {"num_images", "dtypes", "num_channels", "size", "spacing_um", "intensity"}}}.
-        Sizes and pixel sizes are (Z)YX; intensities are of at most `NUM_IMAGES` images, in the files' own units.
-
-    Raises:
-        ManifestError: Of the images whose pixels are read, these hold NaN or infinity.
+        Sizes and pixel sizes are (Z)YX; intensities are of at most `NUM_IMAGES` images, in the files' own units. And
+        the problems: pixels that cannot be read, NaN and infinity.
     """
     by_key = {key: [image for row in described for image in row if image.key == key] for key in reads}
     problems: list[str] = []
     columns = {key: _describe_key(images, reads[key], problems) for key, images in by_key.items() if images}
-    if problems:
-        raise ManifestError(f"the images cannot be used:\n{list_problems(problems)}")
-    return {"num_images": len(described), "columns": columns}
+    return {"num_images": len(described), "columns": columns}, problems
 
 
 def _describe_key(images: Sequence[Described], read: Read, problems: list[str]) -> dict[str, Any]:
@@ -60,7 +58,11 @@ def _intensity(images: Sequence[Described], read: Read, problems: list[str]) -> 
     samples = []
     for index in chosen:
         image = images[index]
-        array = read_image(image.path, **selection).array
+        try:
+            array = read_image(image.path, **selection).array
+        except ImageError as error:  # its header could be read
+            problems.append(f"{image.where}: {error}")
+            continue
         if num_bad := array.size - int(np.count_nonzero(np.isfinite(array))):
             problems.append(f"{image.where}: {not_finite(image.path, image.key, num_bad, array.size)}")
         else:

@@ -230,7 +230,8 @@ def _existing(table: Table, column: str, values: list[Any], *, folder: str, prob
             f"{len(absent)} of {len(values)} files in column '{column}' do not exist, e.g. {values[absent[0]]} "
             f"({table.rows(absent)}). Relative paths start at {folder}."
         )
-    return [None if position in absent else value for position, value in enumerate(values)]
+    missing = set(absent)
+    return [None if position in missing else value for position, value in enumerate(values)]
 
 
 def _is_empty(value: Any) -> bool:

@@ -6,7 +6,7 @@ manifest -> checks (all problems at once) -> splits -> <output_dir>/manifest.csv
 import json
 import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from cyto_dl.data.check import (
+    Described,
     Read,
     check_channels,
     check_dtypes,
@@ -21,13 +22,14 @@ from cyto_dl.data.check import (
     check_sizes,
     describe_rows,
 )
+from cyto_dl.data.copies import first_copies
 from cyto_dl.data.fingerprint import fingerprint
 from cyto_dl.data.image import describe_image
 from cyto_dl.data.manifest import Row, Rows, check_tables
 from cyto_dl.data.split import MADE, make_splits
 from cyto_dl.data.tables import Table, absolute_path, manifest_folder, read_tables
 from cyto_dl.errors import ImageError, ManifestError, list_problems
-from cyto_dl.storage import atomic_path, identity, is_remote, localized, sha256
+from cyto_dl.storage import atomic_path, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ def prepare_data(
     target_channel: Sequence[int] | None = None,
     split_column: str = "split",
     group_column: str | None = None,
+    stratify_column: str | None = None,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -61,42 +64,69 @@ def prepare_data(
         source_channel: Which channels of the source are read, counted from 0, in which order; None for all.
         target_channel: Which channels of every target; None for all.
         split_column: The column of the splits, if the manifest is one file. Without it, splits are made.
-        group_column: Rows of equal value here stay in one split, e.g. the fields of view of one well.
-        fractions: The shares of train, valid and test among the groups, for splits that are made.
+        group_column: Rows of equal value here stay in one split, e.g. a donor, a plate, or the fields of view of one
+            well. Of nested ones the largest keeps the others together too.
+        stratify_column: Splits that are made get their share of the rows of each value here, e.g. a treatment, as far
+            as whole groups allow.
+        fractions: The shares of train, valid and test among the groups, or with `stratify_column` among the rows; for
+            splits that are made.
         seed: Other seeds make other splits.
 
     Returns:
-        The fingerprint: per column intensities, sizes, pixel sizes, dtypes; rows per split; the manifest's SHA-256.
+        The fingerprint: per column intensities, sizes, pixel sizes, dtypes of the rows that are trained on; rows per
+        split; the manifest's SHA-256.
 
     Raises:
         ManifestError: With everything that is wrong, at once; nothing is written then.
     """
-    tables, problems = [], []
+    tables, unsplit = [], []
     for table in read_tables(manifest, split_column):
         made = None
         if table.split is None and split_column not in table.cells:
-            group = group_column if group_column in table.cells else source_col
-            groups = table.cells.get(group, pd.Series(table.cells.index)).astype(str)
             try:
-                made = make_splits(groups, fractions=fractions, seed=seed)
+                made = _make(table.cells, group_column or source_col, stratify_column, fractions=fractions, seed=seed)
             except ManifestError as error:
-                problems.append(str(error))
-                made = groups.map(lambda _: "train")
+                unsplit.append(str(error))
+                made = pd.Series("train", index=table.cells.index)
         tables.append(_with_splits(table, split_column, made))
     columns = {column: column for column in (source_col, *target_cols)}
     folder = manifest_folder(manifest)
     rows, wrong = check_tables(tables, columns, split_column=SPLIT, source_key=source_col, folder=folder)
-    problems += wrong + (_check_groups(tables, group_column) if group_column else [])
     source = {"spatial_dims": spatial_dims, "channels": source_channel, "num_channels": num_channels}
     reads: dict[str, Read] = {source_col: source}
     for column in target_cols:
         reads[column] = {"spatial_dims": _target_dims(rows, column, spatial_dims), "channels": target_channel}
     described, unreadable = describe_rows([row for found in rows.values() for row in found], reads)
-    problems += unreadable + check_channels(described) + check_dtypes(described, source_col)
-    problems += check_sizes(described, source_col) + _check_copies(rows, source_col) + _check_present(rows, wrong)
-    if problems:
-        raise ManifestError(f"{manifest}: the manifest cannot be used:\n{list_problems(problems)}")
-    return _write(tables, columns, folder, output_dir, fingerprint(described, reads))
+    measured, damaged = fingerprint(described[: len(rows.get("train", ()))], reads)  # the split `train` comes first
+    differing = check_channels(described) + check_dtypes(described, source_col) + check_sizes(described, source_col)
+    named = {"group_column": group_column, "stratify_column": stratify_column}
+    unnamed = [problem for name, column in named.items() for problem in _check_column(tables, name, column)]
+    mixed = _check_groups(tables, group_column) if group_column else []
+    copied = _check_copies(rows, described, source_col)
+    lacking = _check_present(rows, wrong)
+    kinds = (unsplit, unnamed, wrong, unreadable, damaged, differing, mixed, copied, lacking)
+    if any(kinds):
+        raise ManifestError(f"{manifest}: the manifest cannot be used:\n{list_problems(*kinds)}")
+    return _write(tables, columns, folder, output_dir, measured)
+
+
+def _make(
+    cells: pd.DataFrame, group_column: str, stratify_column: str | None, *, fractions: Sequence[float], seed: int
+) -> pd.Series:
+    """A split for every row of a table that has none. Columns that are not there are reported elsewhere."""
+    groups = cells.get(group_column, pd.Series(cells.index)).astype(str)
+    if stratify_column is None or stratify_column not in cells:
+        return make_splits(groups, fractions=fractions, seed=seed)
+    classes = cells[stratify_column].astype(str)
+    splits = make_splits(groups, fractions=fractions, seed=seed, classes=classes)
+    for split in splits.unique():
+        if without := sorted(set(classes) - set(classes[splits == split])):
+            logger.warning(
+                "the split '%s' has no row of %d of the %d values of '%s' (stratify_column), e.g. '%s': too few rows "
+                "or groups have them",
+                *(split, len(without), classes.nunique(), stratify_column, without[0]),
+            )
+    return splits
 
 
 def _with_splits(table: Table, split_column: str, splits: pd.Series | None) -> Table:
@@ -108,22 +138,36 @@ def _with_splits(table: Table, split_column: str, splits: pd.Series | None) -> T
     return replace(table, cells=cells, split=None)
 
 
+def _check_column(tables: Sequence[Table], name: str, column: str | None) -> list[str]:
+    """The tables without the column that an argument names, and the rows without a value in it."""
+    problems = []
+    for table in tables if column else ():
+        if column not in table.cells:
+            there = ", ".join(map(str, table.cells.columns.drop(SPLIT)))
+            problems.append(f"{table.name} has no column '{column}' ({name}); the columns are {there}.")
+            continue
+        cells = table.cells[column]
+        is_empty = cells.isna() | (cells.astype(str).str.strip() == "")
+        if is_empty.any():
+            positions = is_empty.to_numpy().nonzero()[0].tolist()
+            problems.append(f"column '{column}' ({name}) has no value in {table.rows(positions)}.")
+    return problems
+
+
 def _check_groups(tables: Sequence[Table], group_column: str) -> list[str]:
-    """The groups that are in several splits, and rows without a group."""
-    problems = [
-        f"{table.name} has no column '{group_column}' (group_column); the columns are {', '.join(table.cells.columns)}."
-        for table in tables
-        if group_column not in table.cells
-    ]
-    if problems:
-        return problems
-    cells = pd.concat([table.cells[[group_column, SPLIT]] for table in tables])
-    if without := int(cells[group_column].isna().sum()):
-        problems.append(f"column '{group_column}' (group_column) has no value in {without} of {len(cells)} rows.")
-    splits = cells[cells[SPLIT].isin(MADE)].groupby(group_column)[SPLIT].unique()
-    for name, found in splits.items():
+    """The groups that are in several splits, with a row of each."""
+    places: dict[str, dict[str, str]] = defaultdict(dict)
+    for table in tables:
+        if group_column in table.cells:
+            cells = table.cells[[SPLIT, group_column]].itertuples(index=False, name=None)
+            for number, (split, group) in enumerate(cells, start=table.first):
+                if split in MADE and not pd.isna(group):
+                    places[str(group)].setdefault(split, table.where.format(number))
+    problems = []
+    for group, found in places.items():
         if len(found) > 1:
-            problems.append(f"the group '{name}' of column '{group_column}' is in {', '.join(found)}. Keep it in one.")
+            where = ", ".join(f"{split} ({row})" for split, row in found.items())
+            problems.append(f"the group '{group}' of column '{group_column}' is in {where}. Keep it in one split.")
     return problems
 
 
@@ -146,20 +190,14 @@ def _target_dims(rows: Rows, column: str, spatial_dims: int) -> int:
     return spatial_dims
 
 
-def _check_copies(rows: Rows, source_col: str) -> list[str]:
-    """Sources that are in several splits, also as copies under another name."""
-    files = {row[source_col] for found in rows.values() for row in found if source_col in row}
-    size = {file: identity(file)[1] if is_remote(file) else os.stat(file).st_size for file in files}
-    num_of_size = Counter(size.values())
+def _check_copies(rows: Rows, described: Sequence[Sequence[Described]], source_col: str) -> list[str]:
+    """Sources that are in several splits, also as copies under another name. Equal targets are no leak: many are empty.
 
-    def content(file: str) -> str:  # only files of equal size can be copies, so that few have to be read
-        if num_of_size[size[file]] == 1:
-            return file
-        with localized(file) as local:
-            return sha256(local)
-
-    present = {split: [row for row in found if source_col in row] for split, found in rows.items()}
-    return check_leakage(present, source_key=source_col, identity=content)
+    What cannot be read is not compared: it may not be there, and is a problem already.
+    """
+    first = first_copies(image.path for row in described for image in row if image.key == source_col)
+    present = {split: [row for row in found if row.get(source_col) in first] for split, found in rows.items()}
+    return check_leakage(present, source_key=source_col, identity=first.__getitem__)
 
 
 def _write(

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cyto_dl.data.image import write_image
+from cyto_dl.data.image import read_image, write_image
 from cyto_dl.data.manifest import read_manifest
 from cyto_dl.data.prepare import prepare_data
 from cyto_dl.errors import ManifestError
@@ -46,7 +46,7 @@ def test_splits_are_made_and_the_result_can_be_trained_on_from_anywhere(table, t
     rows = read_manifest(written, columns={"raw": "raw", "seg": "seg"}, split_column="split")
     assert {split: len(found) for split, found in rows.items()} == fingerprint["splits"]
     assert set(rows) == {"train", "valid", "test"}
-    assert fingerprint["num_images"] == 6
+    assert fingerprint["num_images"] == len(rows["train"])  # what a model learns from; the others judge it
     assert fingerprint["manifest_sha256"] == sha256(written)
     assert json.loads((tmp_path / "out" / "fingerprint.json").read_text()) == fingerprint
     assert list(pd.read_csv(written)["well"]) == ["W0", "W0", "W1", "W1", "W2", "W2"]  # other columns are kept
@@ -63,7 +63,10 @@ def test_channels_may_be_chosen_out_of_one_file_for_source_and_target(tmp_path, 
     chosen = {"spatial_dims": spatial_dims, "source_channel": [2], "target_channel": [1, 0], "num_channels": 1}
     columns = prepare(table, tmp_path, **chosen)["columns"]
     assert (columns["raw"]["num_channels"], columns["seg"]["num_channels"]) == ([1], [2])
-    assert (columns["raw"]["intensity"]["mean"], columns["seg"]["intensity"]["mean"]) == (202.5, 52.5)
+    written = pd.read_csv(tmp_path / "out" / "manifest.csv")
+    trained = written.index[written["split"] == "train"].to_numpy().mean()  # an image's number is added to its pixels
+    means = [columns[name]["intensity"]["mean"] for name in ("raw", "seg")]
+    assert means == pytest.approx([200 + trained, 50 + trained])
 
     with pytest.raises(ManifestError, match="channel 3"):
         prepare(table, tmp_path, **chosen | {"source_channel": [3]})
@@ -95,6 +98,76 @@ def test_a_folder_of_split_files_becomes_one_manifest(table, tmp_path):
     assert fingerprint["splits"] == {"train": 4, "valid": 1, "predict": 1}
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_groups_and_copies_are_found_across_the_files_of_a_folder(table, tmp_path, suffix):
+    rows = table()
+    folder = tmp_path / "splits"
+    folder.mkdir()
+    shutil.copy(tmp_path / "raw_0.ome.tif", tmp_path / "raw_5.ome.tif")
+    rows[["raw", "seg"]] = str(tmp_path) + "/" + rows[["raw", "seg"]]
+    for split, part in ("train", rows[:3]), ("valid", rows[3:4]), ("test", rows[4:]):
+        part.to_csv(folder / f"{split}.csv", index=False) if suffix == "csv" else part.to_parquet(
+            folder / f"{split}.parquet"
+        )
+    row = 2 if suffix == "csv" else 0  # the header is the first line of a .csv
+    with pytest.raises(ManifestError) as caught:
+        prepare_data(folder, tmp_path / "out", **COLUMNS, group_column="well")
+    message = str(caught.value)
+    assert (
+        f"the group 'W1' of column 'well' is in train (train.{suffix}:{row + 2}), valid (valid.{suffix}:{row})"
+        in message
+    )
+    assert f"train (train.{suffix}:{row}: {tmp_path}/raw_0.ome.tif), test (test.{suffix}:{row + 1}: " in message
+    assert message.count("\n  - ") == 2
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_images_to_predict_and_equal_targets_are_no_leak_and_are_not_measured(table, tmp_path, spatial_dims):
+    rows = table(spatial_dims).assign(split=["train", "train", "valid", "test", "predict", "predict"])
+    empty = np.zeros((1, *[8] * spatial_dims), np.uint8)
+    for number in range(6):
+        write_image(tmp_path / f"seg_{number}.ome.tif", empty)  # many a mask is empty
+    shutil.copy(tmp_path / "raw_0.ome.tif", tmp_path / "raw_4.ome.tif")
+    measured = prepare(rows, tmp_path, spatial_dims=spatial_dims)
+    assert measured["splits"] == {"train": 2, "valid": 1, "test": 1, "predict": 2}
+    pixels = [read_image(tmp_path / f"raw_{number}.ome.tif", spatial_dims=spatial_dims).array for number in (0, 1)]
+    assert measured["columns"]["raw"]["intensity"]["mean"] == pytest.approx(np.mean(pixels))
+
+
+def test_a_damaged_image_is_said_with_what_is_wrong_elsewhere(table, tmp_path):
+    rows = table().assign(split=["train", "train", "train", "valid", "test", "test"])
+    bad = np.ones((1, 8, 8), np.float32)
+    bad[0, 0, 0] = np.nan
+    write_image(tmp_path / "seg_1.ome.tif", bad)
+    rows.loc[5, "seg"] = "nothing.tif"
+    with pytest.raises(ManifestError, match=r"(?s)nothing\.tif.*m\.csv:3: .*1 of 64 pixels of 'seg' are NaN"):
+        prepare(rows, tmp_path)
+
+
+def test_a_mistake_that_all_rows_share_hides_no_other(table, tmp_path):
+    rows = table(num_images=30).assign(split=["train"] * 28 + ["valid", "test"])
+    shutil.copy(tmp_path / "raw_0.ome.tif", tmp_path / "raw_29.ome.tif")
+    with pytest.raises(ManifestError, match=r"(?s)\.\.\. and 10 more.*the same image is in several splits"):
+        prepare(rows, tmp_path, num_channels=2)
+
+
+def test_made_splits_share_out_every_class_and_keep_groups_together(table, tmp_path, caplog):
+    rows = table(num_images=24)  # two images a well
+    rows["treatment"] = ["control"] * 12 + ["drug"] * 10 + ["rare"] * 2
+    arguments = {"group_column": "well", "stratify_column": "treatment", "fractions": (0.5, 0.25, 0.25)}
+    prepare(rows, tmp_path, **arguments)
+    first = pd.read_csv(tmp_path / "out" / "manifest.csv")
+    assert (first.groupby("well")["split"].nunique() == 1).all()
+    counts = pd.crosstab(first["treatment"], first["split"])
+    wanted = np.outer([12, 10, 2], [0.5, 0.25, 0.25])
+    assert (counts[["train", "valid", "test"]] - wanted).abs().to_numpy().max() <= 2  # one well
+    assert "has no row of 1 of the 3 values of 'treatment' (stratify_column), e.g. 'rare'" in caplog.text
+
+    prepare(rows.sample(frac=1, random_state=0), tmp_path, **arguments)
+    again = pd.read_csv(tmp_path / "out" / "manifest.csv")
+    assert dict(zip(again["raw"], again["split"], strict=True)) == dict(zip(first["raw"], first["split"], strict=True))
+
+
 def test_targets_may_be_projections_of_a_stack(table, tmp_path):
     rows = table(3)
     for number in range(6):
@@ -109,8 +182,9 @@ def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_written(table, 
     write_image(tmp_path / "seg_4.ome.tif", np.zeros((1, 8, 9), np.uint8))
     shutil.copy(tmp_path / "raw_0.ome.tif", tmp_path / "raw_5.ome.tif")
     rows.loc[1, "seg"] = "nothing.tif"
+    rows["plate"] = [None, "P0", "P1", "P1", "P2", "P2"]
     with pytest.raises(ManifestError) as caught:
-        prepare(rows, tmp_path, num_channels=1)
+        prepare(rows, tmp_path, num_channels=1, group_column="plate", stratify_column="dose")
     message = str(caught.value)
     for sentence in (
         "the split 'Train' is unknown in m.csv:3",
@@ -120,6 +194,9 @@ def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_written(table, 
         "the images of 'raw' differ in their number of channels",
         "m.csv:6: 'raw' (" + str(tmp_path / "raw_4.ome.tif") + ") has the size (8, 8), but 'seg'",
         "the same image is in several splits: train (m.csv:2",
+        "column 'plate' (group_column) has no value in m.csv:2.",
+        "the group 'P1' of column 'plate' is in train (m.csv:4), valid (m.csv:5). Keep it in one split.",
+        "m.csv has no column 'dose' (stratify_column); the columns are raw, seg, well, plate.",
     ):
         assert sentence in message
     assert not (tmp_path / "out").exists()
@@ -133,12 +210,18 @@ def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_written(table, 
         (lambda rows: rows.drop(columns="seg"), {}, "no column 'seg'.*columns are raw, well"),
         (lambda rows: rows.assign(split="train"), {}, "no rows of the split 'valid'"),
         (lambda rows: rows, {"group_column": "plate"}, r"no column 'plate' \(group_column\)"),
-        (lambda rows: rows.assign(well=None), {"group_column": "well"}, "'well' .* has no value in 6 of 6 rows"),
+        (
+            lambda rows: rows.assign(well=None),
+            {"group_column": "well"},
+            "'well' .* no value in m.csv:2, .*:6 and 1 more",
+        ),
         (
             lambda rows: rows.assign(split=["train", "valid"] * 3),
             {"group_column": "well"},
-            "group 'W0' .* train, valid",
+            "group 'W0' .* train .m.csv:2., valid .m.csv:3.",
         ),
+        (lambda rows: rows.assign(well=" "), {"stratify_column": "well"}, r"'well' \(stratify_column\) has no value"),
+        (lambda rows: rows, {"stratify_column": "dose"}, r"no column 'dose' \(stratify_column\)"),
         (lambda rows: rows, {"spatial_dims": 3}, "a 2-D image"),
     ],
 )
