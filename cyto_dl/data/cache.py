@@ -3,13 +3,15 @@
     row -> load -> preprocess -> <cache_dir>/<key>.pt -> memory-mapped tensors, of which a patch is read alone
 
 The key is the hash of the source files (path, size, time of change), of the transforms (class, code, arguments) and of
-CytoDL's version, because how a file is read is not in the transforms' code.
+CytoDL's version, because how a file is read is not in the transforms' code. A file whose content does not have its
+checksums is computed again; when the disk is full, images are computed each time.
 """
 
 import functools
 import hashlib
 import logging
 import os
+import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -26,12 +28,12 @@ from cyto_dl.data.manifest import ROW, Row
 from cyto_dl.data.stages import for_missing
 from cyto_dl.data.transforms import Transform, run_transforms
 from cyto_dl.errors import ImageError
-from cyto_dl.storage import atomic_path, identity, is_remote
+from cyto_dl.storage import atomic_path, identity, is_disk_full, is_remote
 
 logger = logging.getLogger(__name__)
 
 # What torch.load raises on files that are cut off or hold something else.
-DAMAGED = (OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError, UnpicklingError)
+DAMAGED = (OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError, UnpicklingError, zipfile.BadZipFile)
 NUM_MAPPED = 256  # files kept mapped: opening one costs as much as augmenting a patch; pages are the kernel's to drop
 FORMAT = 1  # of the cached files; part of the key, so that a change of format recomputes them
 
@@ -71,6 +73,7 @@ class CachedDataset(PersistentDataset):
         self._steps = {missing: for_missing(transforms, missing) for missing in self.missing}
         self._steps_hash = _hash([FORMAT, __version__, *map(describe, transforms)]) if cache_dir is not None else ""
         self._files: dict[int, Path] = {}
+        self._disk_is_full = False
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # one at a time is what there is a use for
         return self._cachecheck(self.data[index])
@@ -89,8 +92,9 @@ class CachedDataset(PersistentDataset):
         file = self._file(item_transformed, self.cache_dir)
         if file.is_file() and (sample := _load(file)) is not None:
             return sample
-        _save(self._pre_transform(item_transformed), file)
-        return _load(file) or self._pre_transform(item_transformed)
+        sample = self._pre_transform(item_transformed)
+        self._disk_is_full = self._disk_is_full or not _save(sample, file)
+        return sample if self._disk_is_full else _load(file) or sample
 
     def _pre_transform(self, item_transformed: Row) -> Sample:
         path = _name(item_transformed, self.source_key)
@@ -155,9 +159,21 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()
 
 
-def _save(sample: Sample, file: Path) -> None:
-    with atomic_path(file) as temporary:
-        torch.save(sample._asdict(), temporary)
+def _save(sample: Sample, file: Path) -> bool:
+    """Keep a sample, whole or not at all; whether the disk had room for it."""
+    try:
+        with atomic_path(file) as temporary, temporary.open("wb") as content:
+            torch.save(sample._asdict(), content)
+    except (OSError, RuntimeError) as error:  # torch's error hides the system's
+        if not is_disk_full(error):
+            raise
+        logger.warning(
+            "%s: the disk is full. The training goes on, and computes what is not in the cache in every epoch; "
+            "make room, or set data.cache_dir to a folder on a larger disk.",
+            file.parent,
+        )
+        return False
+    return True
 
 
 def _load(file: Path) -> Sample | None:
@@ -174,7 +190,20 @@ def _load(file: Path) -> Sample | None:
 @functools.lru_cache(maxsize=NUM_MAPPED)
 def _mapped(file: Path, size: int, mtime_ns: int) -> Sample:
     """The sample of a file that has this size and time of change: one that was changed is read again."""
+    _check_content(file, size, mtime_ns)
     content = torch.load(file, mmap=True, weights_only=True)
     if isinstance(content, Mapping) and content.keys() == set(Sample._fields):
         return Sample(**content)
     raise ValueError("it holds something else")
+
+
+@functools.cache
+def _check_content(file: Path, size: int, mtime_ns: int) -> None:
+    """Compare a file with the CRC-32s in it, once per process: what is mapped is not compared by torch.
+
+    Raises:
+        ValueError: They differ.
+    """
+    with zipfile.ZipFile(file) as archive:
+        if name := archive.testzip():
+            raise ValueError(f"the checksum of its part {name} differs")

@@ -1,5 +1,6 @@
 from .attempts import patience_s as patience_s
 from .paths import atomic_path as atomic_path
+from .paths import is_disk_full as is_disk_full
 from .paths import is_remote as is_remote
 from .paths import sha256 as sha256
 from .published import fetch_published as fetch_published

@@ -1,5 +1,6 @@
 """Addresses and local files: tell one from the other, write a file or folder whole or not at all, hash it."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -38,3 +39,12 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, says that a file may not grow: disk, quota or limit."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

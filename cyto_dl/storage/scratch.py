@@ -9,7 +9,6 @@ holds its lock together with others; who removes or downloads it holds the lock 
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import logging
@@ -23,7 +22,7 @@ from pathlib import Path
 
 from cyto_dl.errors import StorageError
 from cyto_dl.storage.attempts import RefusedError
-from cyto_dl.storage.paths import is_remote
+from cyto_dl.storage.paths import is_disk_full, is_remote
 from cyto_dl.storage.s3 import NothingThereError, Object, describe, download, list_objects, split
 
 logger = logging.getLogger(__name__)
@@ -130,7 +129,7 @@ def _bring(folder: Path, objects: dict[str, Object]) -> None:
             download(each, temporary / name)
         temporary.rename(folder)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         raise StorageError(
             f"{folder.parent}: the disk is full, no copy of {next(iter(objects.values())).uri} could be made. "

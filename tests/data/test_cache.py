@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -133,6 +134,45 @@ def test_a_damaged_cache_file_is_computed_again_and_mended(rows, tmp_path, damag
     caplog.clear()
     assert equal(make(rows, tmp_path / "cache")[0], expected)
     assert caplog.text == ""
+
+
+def test_a_bit_that_flipped_in_a_cache_file_never_reaches_a_training(rows, tmp_path):
+    expected = make(rows, tmp_path / "cache")[0]
+    expected = expected._replace(tensors={key: tensor.clone() for key, tensor in expected.tensors.items()})
+    (file,) = (tmp_path / "cache").iterdir()
+    content = file.read_bytes()
+    for position in np.random.default_rng(0).integers(0, len(content), 150):  # also headers, names and padding
+        altered = bytearray(content)
+        altered[position] ^= 1 << position % 8
+        file.write_bytes(altered)
+        assert equal(make(rows, tmp_path / "cache")[0], expected), position
+
+
+def test_the_flipped_bit_of_a_pixel_is_found(rows, tmp_path, caplog):
+    pixels = make(rows, tmp_path / "cache")[0].tensors["raw"].numpy().tobytes()
+    (file,) = (tmp_path / "cache").iterdir()
+    content = bytearray(file.read_bytes())
+    content[content.index(pixels) + 3] ^= 1
+    file.write_bytes(content)
+    make(rows, tmp_path / "cache")[0]
+    assert "is damaged (the checksum of its part" in caplog.text
+
+
+def read_all_with_limit(rows, cache_dir, results):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # as a full disk does, it ends a file in its middle
+    read_all(rows, cache_dir, results)
+
+
+def test_without_room_on_the_disk_images_are_computed_each_time_and_nothing_is_left_behind(rows, tmp_path):
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    worker = context.Process(target=read_all_with_limit, args=(rows, tmp_path / "cache", results))
+    worker.start()
+    sums = results.get()
+    worker.join()
+    assert list((tmp_path / "cache").iterdir()) == []
+    read_all(rows, tmp_path / "cache", results)
+    assert sums == results.get()
 
 
 def test_a_cache_file_with_python_objects_is_not_loaded(rows, tmp_path, caplog):
