@@ -16,14 +16,15 @@ def prepare_data(
     target_channel: list[int],
     split_column: str,
     group_column: str,
+    stratify_column: str,
     fractions: list[float],
     seed: int,
     dataset: Output[Dataset],
 ) -> None:
     """Check a manifest of images, split it where it has no splits, and measure its intensities.
 
-    Reports every problem at once: missing columns and files, unreadable images, sizes and channels that do not fit,
-    the same image in two splits.
+    Reports every problem at once, with its rows: missing columns and files, unreadable images, sizes and channels that
+    do not fit, the same image or the same group in two splits.
 
     Args:
         manifest: A .csv or .parquet with one row per image, or a folder of train.csv, valid.csv and test.csv.
@@ -36,6 +37,8 @@ def prepare_data(
         target_channel: Channels of every target that are read; [] for all.
         split_column: Column that says train, valid, test or predict; made where it does not exist.
         group_column: Rows that share a value in this column stay in one split, e.g. a donor or a plate; "" for none.
+        stratify_column: Splits that are made get their share of the rows of each value here, e.g. a treatment; "" for
+            none.
         fractions: Shares of train, valid and test where splits are made.
         seed: Makes the same splits again.
 
@@ -55,6 +58,7 @@ def prepare_data(
         target_channel=target_channel,
         split_column=split_column,
         group_column=group_column,
+        stratify_column=stratify_column,
         fractions=fractions,
         seed=seed,
     )

@@ -43,13 +43,14 @@ def prepare_step(
     target_channel: Sequence[int] = (),
     split_column: str = "split",
     group_column: str = "",
+    stratify_column: str = "",
     fractions: Sequence[float] = (0.7, 0.15, 0.15),
     seed: int = 0,
 ) -> dict[str, Any]:
     """Check, split and measure a manifest of images; see `cyto_dl.data.prepare.prepare_data`.
 
     An orchestrator's parameters have no null: 0 channels means any number, an empty selection means all channels, an
-    empty group column means none, and no target columns mean that the training makes its own targets.
+    empty group or stratify column means none, and no target columns mean that the training makes its own targets.
 
     Returns:
         The data's fingerprint, as written to fingerprint.json.
@@ -68,6 +69,7 @@ def prepare_step(
         target_channel=_whole_numbers(target_channel) or None,
         split_column=split_column,
         group_column=group_column or None,
+        stratify_column=stratify_column or None,
         fractions=(train, valid, test),
         seed=int(seed),
     )

@@ -31,6 +31,7 @@ def sweep(
     target_channel: list[int] = [],
     split_column: str = "split",
     group_column: str = "",
+    stratify_column: str = "",
     fractions: list[float] = [0.7, 0.15, 0.15],
     seed: int = 0,
     metric: str = "",
@@ -54,6 +55,8 @@ def sweep(
         target_channel: Channels of every target that are read, where the experiment has a target_channel; [] for all.
         split_column: Column that says train, valid, test or predict; made where it does not exist.
         group_column: Rows that share a value in this column stay in one split, e.g. a donor or a plate; "" for none.
+        stratify_column: Splits that are made get their share of the rows of each value here, e.g. a treatment; "" for
+            none.
         fractions: Shares of train, valid and test where splits are made.
         seed: Makes the same splits again.
         metric: What decides, on the split valid, e.g. valid/seg/dice; "" for the first that the model has.
@@ -70,6 +73,7 @@ def sweep(
         target_channel=target_channel,
         split_column=split_column,
         group_column=group_column,
+        stratify_column=stratify_column,
         fractions=fractions,
         seed=seed,
     ).set_display_name("Prepare data")

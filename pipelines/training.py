@@ -31,6 +31,7 @@ def training(
     target_channel: list[int] = [],
     split_column: str = "split",
     group_column: str = "",
+    stratify_column: str = "",
     fractions: list[float] = [0.7, 0.15, 0.15],
     seed: int = 0,
     evaluation_split: str = "test",
@@ -57,6 +58,8 @@ def training(
         target_channel: Channels of every target that are read, where the experiment has a target_channel; [] for all.
         split_column: Column that says train, valid, test or predict; made where it does not exist.
         group_column: Rows that share a value in this column stay in one split, e.g. a donor or a plate; "" for none.
+        stratify_column: Splits that are made get their share of the rows of each value here, e.g. a treatment; "" for
+            none.
         fractions: Shares of train, valid and test where splits are made.
         seed: Makes the same splits again.
         evaluation_split: Split that the report, the bundle's metrics and the comparison are about.
@@ -79,6 +82,7 @@ def training(
         target_channel=target_channel,
         split_column=split_column,
         group_column=group_column,
+        stratify_column=stratify_column,
         fractions=fractions,
         seed=seed,
     ).set_display_name("Prepare data")

@@ -115,6 +115,7 @@ def test_prepare_data_passes_every_argument_on(step, artifact):
         "target_channel": [],
         "split_column": "split",
         "group_column": "donor",
+        "stratify_column": "treatment",
         "fractions": [0.8, 0.1, 0.1],
         "seed": 7,
     }
