@@ -7,7 +7,7 @@ champion's bundle, the candidate's experiment -> evaluation -> images.csv -> dif
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Comparison:
         minimal_gain: That a better model has to pass.
         num_images: That both define.
         num_undefined: That only one of them defines, as Dice of an empty image is defined only by a false positive.
+        metric: <split>/<head>/<metric>; "" where values alone were compared.
+        images: A row an image: path, candidate, champion, gain (NaN where one model has no value); empty likewise.
     """
 
     candidate: float
@@ -42,6 +44,8 @@ class Comparison:
     minimal_gain: float
     num_images: int
     num_undefined: int
+    metric: str = ""
+    images: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)
 
     @property
     def better(self) -> bool:
@@ -81,7 +85,7 @@ def compare_values(
         raise ValueError(f"values of shape {candidate.shape} and {champion.shape} are no pairs: both must be (N,)")
     of_candidate, of_champion = np.isfinite(candidate), np.isfinite(champion)
     both = of_candidate & of_champion
-    gains = (candidate[both] - champion[both]) * (1 if higher_is_better else -1)
+    gains = (candidate[both] - champion[both]) * _sign(higher_is_better)
     return Comparison(
         candidate=_mean(candidate[both]),
         champion=_mean(champion[both]),
@@ -124,26 +128,33 @@ def compare_with_bundle(
     higher_is_better = _higher_is_better(config, bundle, column)
     with tempfile.TemporaryDirectory(prefix="cyto-dl-champion-") as folder:
         evaluate_checkpoint(bundle, output_dir=folder, split=split, config=config, manifest=manifest)
-        of_champion = read_images(Path(folder) / "images.csv")
-    if images["path"].tolist() != of_champion["path"].tolist():
+        its_images = read_images(Path(folder) / "images.csv")
+    if images["path"].tolist() != its_images["path"].tolist():
         raise ManifestError(
             f"{manifest}: its split '{split}' has other images than those that the candidate was measured on. "
             "Evaluate the candidate again, with this manifest."
         )
-    if column not in of_champion:
+    if column not in its_images:
         raise ConfigError(
             f"the champion has no value of {column} on these images. Choose another comparison_metric, or another "
             "model_name for a model of another kind."
         )
-    values = images[column].to_numpy(dtype=float), of_champion[column].to_numpy(dtype=float)
+    values = images[column].to_numpy(dtype=float), its_images[column].to_numpy(dtype=float)
     comparison = compare_values(*values, higher_is_better=higher_is_better, minimal_gain=minimal_gain)
     logger.info("%s/%s, candidate against champion: %s", split, column, comparison)
-    return comparison
+    of_candidate, of_champion = (np.where(np.isfinite(each), each, np.nan) for each in values)
+    table = {"path": images["path"], "candidate": of_candidate, "champion": of_champion}
+    gains = (of_candidate - of_champion) * _sign(higher_is_better)
+    return replace(comparison, metric=f"{split}/{column}", images=pd.DataFrame({**table, "gain": gains}))
 
 
 def read_images(path: str | PathLike[str]) -> pd.DataFrame:
     """The table images.csv of an evaluation, every number as it was written."""
     return pd.read_csv(path, float_precision="round_trip")
+
+
+def _sign(higher_is_better: bool) -> int:
+    return 1 if higher_is_better else -1
 
 
 def _mean(values: np.ndarray) -> float:

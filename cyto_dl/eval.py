@@ -23,7 +23,7 @@ from cyto_dl.check import check_experiment
 from cyto_dl.config import differences, given_below, launch
 from cyto_dl.errors import ConfigError, ManifestError, list_problems
 from cyto_dl.run_folder import removed_if_refused
-from cyto_dl.storage import atomic_path, localize
+from cyto_dl.storage import atomic_path, exists, is_remote, localize
 
 if TYPE_CHECKING:
     from cyto_dl.data.manifest import InMemory
@@ -54,7 +54,7 @@ def evaluate_checkpoint(
     Args:
         checkpoint: A .ckpt, or the folder of a run (its best checkpoint); with `config`, also a bundle.
         output_dir: Receives metrics.json, intervals.json (their 95 % intervals: [low, high] by the same names),
-            images.csv (one row an image) and report.html.
+            images.csv (one row an image), confusion.json (what was taken for what, a head) and report.html.
         split: "test", or another split of the manifest.
         config: The resolved experiment, whose code is trusted; default: the one in the checkpoint.
         settings: What is chosen after training, by configuration key, e.g. {"model.inference.augment": "flips"}. A
@@ -70,6 +70,8 @@ def evaluate_checkpoint(
     """
     from cyto_dl.bundle import predictor_from_checkpoint
     from cyto_dl.evaluation import evaluate, write_report
+    from cyto_dl.evaluation.confusion import write_confusion
+    from cyto_dl.evaluation.curves import read_curves
     from cyto_dl.tracking import log_evaluation
 
     predictor, _, experiment = predictor_from_checkpoint(
@@ -83,8 +85,14 @@ def evaluate_checkpoint(
         temporary.write_text(json.dumps(evaluation.intervals, indent=2))
     with atomic_path(folder / "images.csv") as temporary:
         evaluation.images.to_csv(temporary, index=False)
-    report = write_report(evaluation, folder / "report.html")
+    write_confusion(evaluation.confusion, folder / "confusion.json")
     run_dir = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent.parent
+    report = write_report(
+        evaluation,
+        folder / "report.html",
+        curves=read_curves(run_dir),
+        fingerprint=evaluation.fingerprint or _fingerprint_beside(experiment["data"].get("path"), images),
+    )
     log_evaluation(run_dir, evaluation.summary, [report, folder / "intervals.json", folder / "images.csv"])
     logger.info("evaluated %d images: %s", len(evaluation.images), report)
     return evaluation.summary
@@ -96,6 +104,18 @@ def write_metrics(metrics: Mapping[str, float], path: str | Path) -> dict[str, f
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(finite, indent=2))
     return finite
+
+
+def _fingerprint_beside(*manifests: Any) -> dict[str, Any]:
+    """The fingerprint that lies beside the first of these manifests that has one; empty where none does."""
+    for manifest in manifests:
+        if isinstance(manifest, (str, PathLike)):
+            folder = str(manifest).rpartition("/")[0] or "."
+            fingerprint = f"{folder}/fingerprint.json"
+            if exists(fingerprint) if is_remote(fingerprint) else Path(fingerprint).is_file():
+                found: dict[str, Any] = json.loads(localize(fingerprint).read_text())
+                return found
+    return {}
 
 
 def predict_checkpoint(

@@ -1,12 +1,16 @@
 """Measure a model on one split of a manifest:  source -> Predictor -> activations, target -> metrics -> table"""
 
 import logging
+import os
+import platform
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
 import pandas as pd
+import torch
 from torchmetrics import Metric
 
 from cyto_dl.bundle.provenance import git_commit, manifest_sha256
@@ -14,9 +18,11 @@ from cyto_dl.config import instantiate
 from cyto_dl.data.manifest import Row, collect_rows, read_manifest
 from cyto_dl.data.stages import for_targets, made_targets, stages
 from cyto_dl.errors import ConfigError, ManifestError
+from cyto_dl.evaluation.confusion import Confusion, summed
 from cyto_dl.evaluation.figures import Figure, draw
 from cyto_dl.evaluation.judge import Judge
-from cyto_dl.evaluation.scores import score
+from cyto_dl.evaluation.scores import Measured, score
+from cyto_dl.evaluation.seen import describe_seen
 from cyto_dl.inference.predictor import Predictor
 from cyto_dl.metrics import default_metrics
 
@@ -41,6 +47,10 @@ class Evaluation:
         figures: Head -> best, median and worst image.
         provenance: Where model and data come from, and how the model was run.
         config: The parts of the experiment that decide the numbers.
+        confusion: Head -> what was taken for what; of heads with masks, classes or objects.
+        splits: How many rows each split of the manifest has.
+        seen: What the source images that were measured are like, as a fingerprint describes a column.
+        fingerprint: Of the data that the model was trained on, where the bundle says it; else empty.
     """
 
     name: str
@@ -51,6 +61,10 @@ class Evaluation:
     figures: dict[str, list[Figure]]
     provenance: dict[str, Any]
     config: dict[str, Any] = field(default_factory=dict)
+    confusion: dict[str, Confusion] = field(default_factory=dict)
+    splits: dict[str, int] = field(default_factory=dict)
+    seen: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
 
 
 def evaluate(
@@ -75,29 +89,39 @@ def evaluate(
         NoTargetsError: Its images of this split have no targets.
         ImageError: An image cannot be read, or its target has another size. Nothing is left out silently.
     """
-    data = config["data"]
-    rows = _rows(manifest, data, predictor.input.name, split, split_column or data.get("split_column") or "split")
+    data, begin = config["data"], time.perf_counter()
+    rows, splits = _rows(
+        manifest, data, predictor.input.name, split, split_column or data.get("split_column") or "split"
+    )
     judge = _judge(predictor, config, split)
-    scores = score([judge.measure(row) for row in rows], judge.all_metrics())
+    measured = [judge.measure(row) for row in rows]
+    scores = score(measured, judge.all_metrics())
     summary = {f"{split}/{name}": value for name, value in scores.summary.items()}
     for head in predictor.outputs:
         start = f"{head}/"
         own = {name.removeprefix(start): value for name, value in scores.summary.items() if name.startswith(start)}
         logger.info("%s, %s/%s: %s", predictor.name, split, head, ", ".join(f"{k} {v:.3f}" for k, v in own.items()))
+    figures = _figures(judge, rows, scores.images)
     return Evaluation(
         name=predictor.name,
         split=split,
         images=scores.images,
         summary=summary,
         intervals={f"{split}/{name}": interval for name, interval in scores.intervals.items()},
-        figures=_figures(judge, rows, scores.images),
+        figures=figures,
         provenance={
             **predictor.metadata.get("provenance", {}),
             "evaluation_commit": git_commit(),
             "evaluated_manifest_sha256": manifest_sha256(manifest),
             "inference": _how_it_ran(predictor.metadata),
+            "evaluation_hardware": _hardware(predictor.device),
+            "evaluation_seconds": round(time.perf_counter() - begin, 1),
         },
         config={"data": data, "model": config["model"]},
+        confusion=_confusion(judge, measured),
+        splits=splits,
+        seen=describe_seen([image.seen for image in measured if image.seen is not None]),
+        fingerprint=dict(predictor.metadata.get("fingerprint") or {}),
     )
 
 
@@ -115,7 +139,10 @@ def head_metrics(head: str, output: Mapping[str, Any], config: Mapping[str, Any]
     return {name: instantiate(node, f"model.task_heads.{head}.metrics.{name}") for name, node in wanted.items()}
 
 
-def _rows(manifest: Any, data: Mapping[str, Any], source_key: str, split: str, split_column: str) -> list[Row]:
+def _rows(
+    manifest: Any, data: Mapping[str, Any], source_key: str, split: str, split_column: str
+) -> tuple[list[Row], dict[str, int]]:
+    """The rows of a split that have a target, and how many rows every split has."""
     read: Callable[..., dict[str, list[Row]]] = read_manifest if isinstance(manifest, (str, PathLike)) else collect_rows
     how = {"split_column": split_column, "source_key": source_key, "optional": made_targets(data["transforms"])}
     found = read(manifest, columns=data["columns"], **how)
@@ -131,7 +158,7 @@ def _rows(manifest: Any, data: Mapping[str, Any], source_key: str, split: str, s
         )
     if num_without := len(found[split]) - len(rows):
         logger.info("%d of %d images have no target and are not measured", num_without, len(found[split]))
-    return rows
+    return rows, {name: len(each) for name, each in found.items() if each}
 
 
 def _judge(predictor: Predictor, config: Mapping[str, Any], split: str) -> Judge:
@@ -153,6 +180,19 @@ def _how_it_ran(metadata: Mapping[str, Any]) -> dict[str, Any]:
     settings = {key: value for key, value in (metadata.get("inference") or {}).items() if value is not None}
     networks = len(metadata.get("ensemble") or [])
     return settings | ({"networks": networks} if networks else {})
+
+
+def _hardware(device: torch.device) -> str:
+    """What the images were measured on: times, and the last digits of numbers, depend on it."""
+    host = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
+    return f"{torch.cuda.get_device_name(device)}, {host}" if device.type == "cuda" else f"{device.type}, {host}"
+
+
+def _confusion(judge: Judge, measured: list[Measured]) -> dict[str, Confusion]:
+    matrices = {
+        head: [image.confusion[head] for image in measured if head in image.confusion] for head in judge.metrics
+    }
+    return {head: summed(head, judge.predictor.outputs[head], each) for head, each in matrices.items() if each}
 
 
 def _figures(judge: Judge, rows: list[Row], images: pd.DataFrame) -> dict[str, list[Figure]]:

@@ -35,6 +35,7 @@ class Figure:
     value: str  # e.g. "dice 0.912"
     path: str
     pictures: list[tuple[str, str]]
+    plane: str = ""  # of a stack, which one is shown, e.g. "plane 5 of 10"
 
 
 def draw(
@@ -61,7 +62,7 @@ def draw(
     else:
         pictures |= _intensities(plane(target, index), plane(prediction, index))
     drawn = [(title, data_uri(fitted(picture, _SIDE_PX))) for title, picture in pictures.items()]
-    return Figure(rank, value, source.path, drawn)
+    return Figure(rank, value, source.path, drawn, "" if index is None else f"plane {index + 1} of {target.shape[1]}")
 
 
 def _same_place(index: int | None, target: np.ndarray, source: np.ndarray) -> int | None:

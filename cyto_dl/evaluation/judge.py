@@ -17,7 +17,9 @@ from cyto_dl.data.manifest import Row
 from cyto_dl.data.stages import for_missing
 from cyto_dl.data.transforms import Transform, run_transforms
 from cyto_dl.errors import ImageError
+from cyto_dl.evaluation.confusion import count_confusion
 from cyto_dl.evaluation.scores import Measured
+from cyto_dl.evaluation.seen import look_at
 from cyto_dl.inference.predictor import Predictor
 from cyto_dl.metrics import CountMetric, Dice, InstanceAP, PooledMetric
 
@@ -85,7 +87,8 @@ class Judge:
         source, targets = self.source(row), self.targets(row)
         start = time.perf_counter()
         outputs = self.predictor.activations(source)
-        measured = Measured({"path": source.path, "seconds": round(time.perf_counter() - start, 3)}, {})
+        row_of_table = {"path": source.path, "seconds": round(time.perf_counter() - start, 3)}
+        measured = Measured(row_of_table, {}, seen=look_at(source))
         for head, target in targets.items():
             output = outputs[head]
             if output.shape[1:] != target.shape[1:]:
@@ -94,9 +97,13 @@ class Judge:
                     f"{source.path} has {tuple(output.shape[1:])}."
                 )
             try:
-                _compare(measured, head, self.metrics[head], output, target)
+                batch = output[None], target[None]  # the same two tensors for all: objects are matched once
+                _compare(measured, head, self.metrics[head], *batch)
+                matrix = count_confusion(self.predictor.outputs[head], *batch)
+                if matrix is not None:
+                    measured.confusion[head] = matrix
                 if self._suits_otsu(head, source, target):
-                    _compare(measured, head, self.baseline(head), self._otsu(head, source), target)
+                    _compare(measured, head, self.baseline(head), self._otsu(head, source)[None], batch[1])
             except ImageError as error:
                 file = f" ({row[head]})" if isinstance(row[head], str) else ""
                 raise ImageError(f"{row['row']}: the target '{head}'{file}: {error}") from error
@@ -115,9 +122,9 @@ class Judge:
         return torch.from_numpy(mask.astype(np.float32))[None]
 
 
-def _compare(measured: Measured, head: str, metrics: Mapping[str, Metric], output: Tensor, target: Tensor) -> None:
-    """Add the values and counts of one head to what was measured on the image."""
-    batch = output[None], target[None]  # the same two tensors for all metrics: objects are matched once
+def _compare(measured: Measured, head: str, metrics: Mapping[str, Metric], prediction: Tensor, target: Tensor) -> None:
+    """Add the values and counts of one head, of a batch of one image, to what was measured on the image."""
+    batch = prediction, target
     for name, metric in metrics.items():
         column = f"{head}/{name}"
         if isinstance(metric, PooledMetric):

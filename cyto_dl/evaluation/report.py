@@ -1,20 +1,23 @@
-"""An evaluation as one HTML file that needs nothing else: tables, figures, provenance."""
+"""An evaluation as one HTML file that needs nothing else: tables, figures, learning curves, data, provenance."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from cyto_dl.evaluation.curves import Chart, learning_curves
+from cyto_dl.evaluation.distribution import Distribution, data_rows, distribution_charts
 from cyto_dl.evaluation.evaluate import Evaluation
 from cyto_dl.evaluation.judge import BASELINE
-from cyto_dl.storage import atomic_path
+from cyto_dl.evaluation.page import write_page
 
 _POOLED = "_pooled"
 _BASELINES = {"dice": "dice of Otsu's threshold", "ap50": "ap50 of Otsu's threshold"}
+_MOST_ROWS = 500  # of the table of images; a browser is slow with ten thousands
 
 
 @dataclass(frozen=True)
@@ -50,28 +53,53 @@ class _Line:
         return figure
 
 
-def write_report(evaluation: Evaluation, path: str | PathLike[str]) -> Path:
-    """Write the report; returns its path."""
-    template = Environment(
-        loader=PackageLoader("cyto_dl.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("report.html.j2")
+def write_report(
+    evaluation: Evaluation,
+    path: str | PathLike[str],
+    *,
+    curves: pd.DataFrame | None = None,
+    fingerprint: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the report; returns its path.
+
+    Args:
+        evaluation: What was measured.
+        path: Of the HTML file.
+        curves: What the training reached after each epoch, from `cyto_dl.evaluation.curves.read_curves`.
+        fingerprint: Of the data that the model was trained on, from `prepare_data`; default: the bundle's own.
+    """
     lines = {head: list(_lines(evaluation, head)) for head in evaluation.figures}
-    text = template.render(
+    headlines = [f"{head}/{of_head[0].metric}" for head, of_head in lines.items() if of_head]
+    step = (evaluation.provenance.get("checkpoint") or {}).get("step")
+    fingerprint = fingerprint or evaluation.fingerprint
+    described = {**fingerprint.get("columns", {}), f"evaluated, split {evaluation.split}": evaluation.seen}
+    described = {title: each for title, each in described.items() if each}
+    return write_page(
+        "report.html.j2",
+        path,
         evaluation=evaluation,
         heads=lines,
         tiles=[line for of_head in lines.values() for line in of_head[:1]],
         baselines={line.head: line for of_head in lines.values() for line in of_head if line.is_baseline},
+        distributions={head: _distributions(head, of_head) for head, of_head in lines.items()},
+        curves=None if curves is None else learning_curves(curves, headlines=headlines, step=step),
+        described=described,
+        data_rows=list(data_rows(described)),
         columns=[column for column in evaluation.images.columns if "/" in column],
-        rows=evaluation.images.to_dict("records"),
+        rows=evaluation.images[:_MOST_ROWS].to_dict("records"),
         config=yaml.safe_dump(evaluation.config, sort_keys=False, allow_unicode=True),
     )
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return Path(path)
+
+
+def _distributions(head: str, lines: list[_Line]) -> list[Chart]:
+    return distribution_charts(
+        head,
+        [
+            Distribution(line.metric, line.values, line.mean.value, line.mean.interval)
+            for line in lines
+            if line.mean is not None and not line.is_baseline
+        ],
+    )
 
 
 def _lines(evaluation: Evaluation, head: str) -> Iterator[_Line]:

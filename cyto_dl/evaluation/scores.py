@@ -4,7 +4,7 @@ Both with the 95 % interval that a bootstrap over images gives: how much the fig
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from cyto_dl.evaluation.bootstrap import Interval, bootstrap_interval, central_interval, resampled_sums
+from cyto_dl.evaluation.seen import Seen
 from cyto_dl.metrics import CountMetric, PooledMetric
 
 
@@ -24,10 +25,14 @@ class Measured:
     Args:
         row: path, a value per <head>/<metric>, seconds.
         counts: The counts (k,) of metrics that have them, per <head>/<metric>.
+        confusion: What was taken for what, (k, k) per head that has categories.
+        seen: What the image is like.
     """
 
     row: dict[str, Any]
     counts: dict[str, Tensor]
+    confusion: dict[str, np.ndarray] = field(default_factory=dict)
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True)
