@@ -151,6 +151,7 @@ def build_trainer(config: Mapping[str, Any], *, callbacks: "Sequence[Callback]" 
         CheckMonitors,
         EmbedConfig,
         LearningCurves,
+        OwnBest,
         RandomStates,
         SaveOnSigterm,
     )
@@ -158,7 +159,7 @@ def build_trainer(config: Mapping[str, Any], *, callbacks: "Sequence[Callback]" 
     chosen = {name: node for name, node in (config.get("callbacks") or {}).items() if node}
     named = [instantiate(node, f"callbacks.{name}") for name, node in chosen.items()]
     output_dir = Path(config["paths"]["output_dir"])
-    own = [EmbedConfig(config), RandomStates(), CheckMonitors(), LearningCurves(output_dir)]
+    own = [EmbedConfig(config), OwnBest(), RandomStates(), CheckMonitors(), LearningCurves(output_dir)]
     everything = [*named, *own, *callbacks]
     writes_checkpoints = any(isinstance(callback, Checkpoint) for callback in everything)
     if writes_checkpoints:

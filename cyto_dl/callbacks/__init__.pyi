@@ -7,6 +7,7 @@ from .learning_curves import LEARNING_CURVES as LEARNING_CURVES
 from .learning_curves import LearningCurves as LearningCurves
 from .monitors import CheckMonitors as CheckMonitors
 from .monitors import check_monitors as check_monitors
+from .own_best import OwnBest as OwnBest
 from .previews import ImagePreviews as ImagePreviews
 from .progress import EpochProgress as EpochProgress
 from .progress import NetworkSummary as NetworkSummary

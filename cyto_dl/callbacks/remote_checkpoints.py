@@ -1,9 +1,11 @@
 """Best and last checkpoint on S3 while a training goes on, without ever making it wait.
 
-    checkpoints/last.ckpt --changed?--> hard link --thread--> <address>/last-step...ckpt, then <address>/last.json
-    training goes on ------------------------------------------------------------------------------------> end: wait
+    checkpoints/{best,last}.ckpt --changed?--> hard links --thread--> <address>/best-step...ckpt, then best.json,
+                                                                      <address>/last-step...ckpt, then last.json
+    training goes on --------------------------------------------------------------------------> end: wait
 
-The thread always takes the newest file: what was replaced before its turn is not uploaded.
+The thread always takes the newest files: what was replaced before its turn is not uploaded. The last checkpoint knows
+how good the best one is, so it is linked first and published second: the best one on S3 is never older than it says.
 """
 
 import logging
@@ -20,11 +22,11 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from cyto_dl.errors import ConfigError, StorageError
-from cyto_dl.storage import is_remote, patience_s, publish
+from cyto_dl.storage import RefusedError, is_remote, patience_s, publish
 
 logger = logging.getLogger(__name__)
 
-_NAMES = ("last", "best")  # what a run goes on from comes first
+_NAMES = ("best", "last")  # in the order of their publication
 _LOOK_EVERY_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 
@@ -100,8 +102,7 @@ class _Upload(threading.Thread):
         while True:
             ending = self._ending.is_set()  # before looking: what is written until then is seen
             try:
-                for name in _NAMES:
-                    self._publish_if_new(name)
+                self._publish_what_is_new()
                 self._error, pause_s = None, _LOOK_EVERY_S
                 if ending:
                     self._complete = True
@@ -109,7 +110,7 @@ class _Upload(threading.Thread):
             except (StorageError, OSError) as error:
                 logger.warning("checkpoints are not on S3 yet, the training goes on: %s", error)
                 self._error, pause_s = error, min(2 * pause_s, _LONGEST_PAUSE_S)
-                if ending and time.monotonic() >= self._deadline:
+                if ending and (isinstance(error, RefusedError) or time.monotonic() >= self._deadline):
                     return
             if ending:
                 time.sleep(min(pause_s, 1.0))
@@ -132,15 +133,25 @@ class _Upload(threading.Thread):
                 "The local files are complete: the same command, started again here, uploads them."
             ) from self._error
 
-    def _publish_if_new(self, name: str) -> None:
-        path = self.local_dir / f"{name}.ckpt"
-        if not path.is_file() or _version(path) == self._done.get(name):
+    def _publish_what_is_new(self) -> None:
+        if not any(self._is_new(name) for name in _NAMES):
             return
         with tempfile.TemporaryDirectory(prefix=".upload.", dir=self.local_dir) as folder:
-            link = Path(folder) / path.name
-            os.link(path, link)  # keeps the content when the training replaces the file
-            publish(link, self.address, name, step=_step(link))
-            self._done[name] = _version(link)
+            links = {}
+            for name in reversed(_NAMES):
+                if self._is_new(name):
+                    links[name] = Path(folder) / f"{name}.ckpt"
+                    os.link(self._path(name), links[name])  # keeps the content when the training replaces the file
+            for name in _NAMES:
+                if link := links.get(name):
+                    publish(link, self.address, name, step=_step(link))
+                    self._done[name] = _version(link)
+
+    def _is_new(self, name: str) -> bool:
+        return self._path(name).is_file() and _version(self._path(name)) != self._done.get(name)
+
+    def _path(self, name: str) -> Path:
+        return self.local_dir / f"{name}.ckpt"
 
 
 def _version(path: Path) -> tuple[int, int]:

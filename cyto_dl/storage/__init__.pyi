@@ -1,3 +1,5 @@
+from .attempts import ConflictError as ConflictError
+from .attempts import RefusedError as RefusedError
 from .attempts import patience_s as patience_s
 from .paths import atomic_path as atomic_path
 from .paths import is_disk_full as is_disk_full
