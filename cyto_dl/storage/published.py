@@ -3,7 +3,8 @@
 publish("last.ckpt", folder, "last")
     1. s3://.../last-step00000120-1f0c9a2b77de.ckpt   upload and verify
     2. s3://.../last.json                             the pointer moves: {object, sha256, size, step}
-    3. older last-*.ckpt                              are removed
+    3. s3://.../last-step00000120-1f0c9a2b77de.ckpt   still there? another writer may have removed it before 2
+    4. older last-*.ckpt                              are removed
 """
 
 import json
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cyto_dl.errors import StorageError
+from cyto_dl.storage.attempts import ConflictError
 from cyto_dl.storage.paths import sha256
 from cyto_dl.storage.s3 import (
     DamagedError,
@@ -54,6 +56,11 @@ def publish(path: Path, folder: str, name: str, *, step: int) -> None:
     written = upload(path, target, digest=digest)
     pointer = Pointer(target.rpartition("/")[2], digest, written.size, step)
     replace(pointer_uri, json.dumps(asdict(pointer), indent=2).encode(), etag=etag)
+    if not exists(target):
+        raise ConflictError(
+            f"{target} was removed while {name}.json was moved to it: somebody else publishes at {folder}. Give each "
+            "run an address of its own, and let one process at a time go on with it."
+        )
     for old in list_objects(f"{folder}/{name}-step"):
         if old.uri != target:
             remove(old.uri)

@@ -29,18 +29,24 @@ class ObjectStore:
     """Where the store is, the key to it, and its switch."""
 
     endpoint: str
-    proxy: Callable[[], AbstractContextManager[None]]
+    proxy: Callable[[str], AbstractContextManager[None]]
     access_key: str = "lab:scientist"
     secret_key: str = "tests-only-secret-d41f"
     _running: ExitStack = field(default_factory=ExitStack)
 
     def start(self) -> None:
         """Let clients in."""
-        self._running.enter_context(self.proxy())
+        self._running.enter_context(self.proxy(self.secret_key))
 
     def stop(self) -> None:
         """Break all connections, and refuse further ones."""
         self._running.close()
+
+    def change_key(self, secret_key: str) -> None:
+        """Accept another secret key from now on, as after an administrator has changed it."""
+        self.stop()
+        self.secret_key = secret_key
+        self.start()
 
     @property
     def variables(self) -> dict[str, str]:
@@ -59,11 +65,10 @@ def object_store(folder: Path) -> Iterator[ObjectStore]:
     """A running store that keeps its objects in `folder`, on a file system with extended attributes."""
     programs = _installed() / "bin"
     proxy, *ports = free_ports(4)
-    store = ObjectStore(f"http://127.0.0.1:{proxy}", lambda: _proxy(programs, folder, store.endpoint))
-    values = {"folder": str(folder), "user": getpass.getuser(), "secret": store.secret_key}
+    store = ObjectStore(f"http://127.0.0.1:{proxy}", lambda secret: _proxy(programs, folder, proxy, secret))
+    values = {"folder": str(folder), "user": getpass.getuser()}
     (folder / "devices" / "d1").mkdir(parents=True)
     shutil.copy(_TEMPLATES / "swift.conf", folder)
-    _write("proxy-server.conf", folder / "proxy-server.conf", values | {"port": str(proxy)})
     for kind, port in zip(_KINDS, ports, strict=True):
         _write("storage-server.conf", folder / f"{kind}-server.conf", values | {"kind": kind, "port": str(port)})
         _make_ring(programs / "swift-ring-builder", folder / f"{kind}.builder", port)
@@ -81,9 +86,11 @@ def _server(programs: Path, folder: Path, kind: str) -> AbstractContextManager[s
 
 
 @contextmanager
-def _proxy(programs: Path, folder: Path, endpoint: str) -> Iterator[None]:
+def _proxy(programs: Path, folder: Path, port: int, secret: str) -> Iterator[None]:
+    values = {"folder": str(folder), "user": getpass.getuser(), "port": str(port), "secret": secret}
+    _write("proxy-server.conf", folder / "proxy-server.conf", values)
     with _server(programs, folder, "proxy") as process:
-        wait_for(endpoint, process, log=folder / "proxy.log", is_up=lambda status: status < 500)
+        wait_for(f"http://127.0.0.1:{port}", process, log=folder / "proxy.log", is_up=lambda status: status < 500)
         yield
 
 

@@ -1,102 +1,19 @@
-"""Trainings whose checkpoints are on S3, and what goes wrong: killed nodes, a store that is down, damaged objects."""
+"""Trainings whose checkpoints are on S3, and what goes wrong: a store that is down, damaged objects, two writers."""
 
-import json
-import os
 import shutil
-import signal
-import sys
-import tempfile
 import threading
-import time
 
-import boto3
 import pytest
 from lightning import Callback
 
 from cyto_dl.bundle.checkpoint import read_checkpoint
-from cyto_dl.config import compose_experiment
 from cyto_dl.errors import StorageError
-from cyto_dl.storage import fetch_published, publish
-from cyto_dl.train import train
-from tests.integration.object_store import object_store
-from tests.integration.process import ROOT, run
-from tests.test_train import assert_same_weights, overrides_for
+from cyto_dl.storage import ConflictError, fetch_published, publish, published
+from cyto_dl.storage.s3 import exists, replace
+from tests.integration.trainings_on_s3 import FOLDER, fit, pointer, remote
+from tests.test_train import assert_same_weights
 
 pytestmark = pytest.mark.integration
-EXTRA = ["trainer.max_epochs=3", "test=false", "~callbacks.previews", "+model.backbone.dropout=0.2"]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    with object_store(tmp_path_factory.mktemp("store")) as store:
-        yield store
-
-
-@pytest.fixture
-def bucket(store, monkeypatch, tmp_path):
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in (store.variables | {"CYTO_DL_S3_RETRY_S": "60", "TMPDIR": str(tmp_path)}).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers the keys of the test before
-    monkeypatch.setattr(tempfile, "tempdir", None)  # so that it looks at TMPDIR
-    name = f"runs-{len(boto3.client('s3').list_buckets()['Buckets'])}"
-    boto3.client("s3").create_bucket(Bucket=name)
-    return boto3.resource("s3").Bucket(name)
-
-
-def remote(bucket):
-    return ["callbacks=s3", f"callbacks.remote.address=s3://{bucket.name}/mine/checkpoints"]
-
-
-def fit(folder, output_dir, *extra, callbacks=()):
-    config = compose_experiment([*overrides_for(folder), *EXTRA, *extra], output_dir=output_dir)
-    train(config, callbacks=callbacks)
-    return read_checkpoint(output_dir / "checkpoints" / "last.ckpt")["state_dict"]
-
-
-def pointer(bucket, name="last"):
-    return json.loads(bucket.Object(f"mine/checkpoints/{name}.json").get()["Body"].read())
-
-
-def keys(bucket):
-    return sorted(each.key.removeprefix("mine/checkpoints/") for each in bucket.objects.all())
-
-
-class EndWhenPublished(Callback):
-    """Ends the process as a node does, at a step and when the checkpoint before it is on S3."""
-
-    def __init__(self, step, bucket, signal_number):
-        self.step, self.bucket, self.signal_number = step, bucket, signal_number
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            deadline = time.monotonic() + 60
-            while not list(
-                boto3.resource("s3").Bucket(self.bucket).objects.filter(Prefix="mine/checkpoints/last.json")
-            ):
-                assert time.monotonic() < deadline, "no checkpoint was published"
-                time.sleep(0.1)
-            os.kill(os.getpid(), self.signal_number)
-
-
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_whose_node_is_lost_goes_on_from_s3_to_the_same_weights(bucket, store, manifest_folder, tmp_path, ending):
-    folder = manifest_folder()
-    end = f"_target_: {__name__}.EndWhenPublished, step: 3, bucket: {bucket.name}, signal_number: {int(ending)}"
-    given = [*overrides_for(folder), *EXTRA, *remote(bucket), f"+callbacks.end={{{end}}}"]
-    command = [sys.executable, "cyto_dl/train.py", *given, f"hydra.run.dir={tmp_path / 'lost'}"]
-    ended = run(command, values=store.variables | {"PYTHONPATH": str(ROOT)})
-    assert ended.returncode == (-ending if ending == signal.SIGKILL else 143), ended.stderr
-    assert pointer(bucket)["step"] == (2 if ending == signal.SIGKILL else 4)  # SIGTERM saves after its batch
-    shutil.rmtree(tmp_path / "lost")
-
-    weights = fit(folder, tmp_path / "lost", *remote(bucket))
-    assert_same_weights(weights, fit(folder, tmp_path / "uninterrupted"))
-    assert pointer(bucket)["step"] == 6
-    assert keys(bucket) == sorted(
-        ["best.json", "last.json", pointer(bucket)["object"], pointer(bucket, "best")["object"]]
-    )
 
 
 class StopTheStore(Callback):
@@ -155,6 +72,14 @@ def test_what_will_not_pass_ends_a_run_before_its_first_step(
     assert not list(tmp_path.glob("run/checkpoints/*"))
 
 
+class Crash(Callback):
+    """Stands for any error in the middle of the second epoch."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 3:
+            raise ArithmeticError
+
+
 def delete(bucket, key):
     bucket.Object(key).delete()
 
@@ -168,11 +93,13 @@ def test_a_damaged_last_checkpoint_is_found_and_the_best_one_takes_its_place(
     bucket, manifest_folder, tmp_path, caplog, damage
 ):
     folder = manifest_folder()
-    fit(folder, tmp_path / "run", *remote(bucket), "trainer.max_epochs=1")
+    with pytest.raises(ArithmeticError):
+        fit(folder, tmp_path / "run", *remote(bucket), callbacks=[Crash()])
     damage(bucket, f"mine/checkpoints/{pointer(bucket)['object']}")
     shutil.rmtree(tmp_path / "run")
-    fit(folder, tmp_path / "run", *remote(bucket))
+    weights = fit(folder, tmp_path / "run", *remote(bucket))
     assert "Going on from the best checkpoint, of step 2" in caplog.text
+    assert_same_weights(weights, fit(folder, tmp_path / "uninterrupted"))
     assert pointer(bucket)["step"] == 6
     assert fetch_published(f"s3://{bucket.name}/mine/checkpoints", "last", tmp_path / "copy.ckpt") == 6
 
@@ -190,3 +117,34 @@ def test_a_published_file_that_is_damaged_is_not_fetched(bucket, tmp_path, damag
     with pytest.raises(StorageError, match=says):
         fetch_published(folder, "last", tmp_path / "copy.ckpt")
     assert not (tmp_path / "copy.ckpt").exists()
+
+
+def test_of_two_first_writers_the_second_is_told_and_a_repeated_answer_is_not_an_error(bucket):
+    address = f"s3://{bucket.name}/last.json"
+    replace(address, b"one", etag=None)
+    replace(address, b"one", etag=None)  # whose first answer was lost
+    with pytest.raises(ConflictError, match="Somebody else has written it"):
+        replace(address, b"two", etag=None)
+    assert bucket.Object("last.json").get()["Body"].read() == b"one"
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["into an empty folder", "over an earlier checkpoint"])
+def test_two_writers_at_once_never_leave_a_pointer_to_nothing(bucket, tmp_path, monkeypatch, earlier):
+    folder = f"s3://{bucket.name}/{FOLDER}"
+    for name in ("earlier", "mine", "other"):
+        (tmp_path / f"{name}.ckpt").write_text(name)
+    if earlier:
+        publish(tmp_path / "earlier.ckpt", folder, "last", step=1)
+
+    def other_was_faster(*arguments, **options):
+        monkeypatch.setattr(published, "replace", replace)
+        publish(tmp_path / "other.ckpt", folder, "last", step=2)
+        replace(*arguments, **options)
+
+    monkeypatch.setattr(published, "replace", other_was_faster)
+    with pytest.raises(ConflictError):
+        publish(tmp_path / "mine.ckpt", folder, "last", step=2)
+    publish(tmp_path / "mine.ckpt", folder, "last", step=2)  # as the upload beside a training does
+    assert exists(f"{folder}/{pointer(bucket)['object']}")
+    assert fetch_published(folder, "last", tmp_path / "copy.ckpt") == 2
+    assert (tmp_path / "copy.ckpt").read_text() == "mine"
