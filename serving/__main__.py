@@ -7,7 +7,6 @@ The server listens only after the bundle was checked and its sample replayed; a 
 with a message and exit code 2.
 """
 
-import argparse
 import logging
 import socket
 import sys
@@ -16,31 +15,9 @@ from contextlib import ExitStack
 
 from cyto_dl.errors import ConfigError, CytoDLError
 from serving.logs import configure_logging
+from serving.settings import parse_arguments
 
 logger = logging.getLogger("serving")  # not __main__, as which this file runs
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; the names with an underscore are those that KServe's manifests use."""
-    parser = argparse.ArgumentParser(
-        prog="python -m serving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--bundle", required=True, metavar="PATH", help="the exported model: a folder or s3:// address")
-    parser.add_argument("--model_name", metavar="NAME", help="name in the addresses; by default the bundle's")
-    parser.add_argument("--http_port", type=int, default=8080, metavar="PORT", help="REST port (default: 8080)")
-    parser.add_argument("--grpc_port", type=int, default=8081, metavar="PORT", help="gRPC port (default: 8081)")
-    parser.add_argument("--engine", default="torch", help="torch (default), onnxruntime, openvino, openvino-bf16")
-    parser.add_argument(
-        "--allow-target",
-        action="append",
-        default=[],
-        metavar="DOTTED.NAME",
-        help="a class or function of your own that the bundle may use; may be repeated",
-    )
-    return parser.parse_args(arguments)
 
 
 def check_ports(**ports: int) -> None:
@@ -59,7 +36,7 @@ def check_ports(**ports: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Load the bundle and serve it until SIGTERM; the exit code."""
-    options = parse_arguments(arguments)
+    options = parse_arguments(arguments, __doc__)
     configure_logging()
     try:
         check_ports(http_port=options.http_port, grpc_port=options.grpc_port)
@@ -69,13 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CytoDLError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    from serving.model import BundleModel  # with kserve
+    from serving.executor import Executor  # with kserve
+    from serving.model import BundleModel
     from serving.server import build_server
 
-    model = BundleModel(options.model_name or predictor.name, predictor)
+    executor = Executor(max_running=options.max_running, max_waiting=options.max_waiting)
+    model = BundleModel(options.model_name or predictor.name, predictor, executor, timeout_s=options.timeout_s)
     http, grpc = options.http_port, options.grpc_port
     logger.info("model %s: /v1/models/%s:predict on port %d, gRPC on port %d", model.name, model.name, http, grpc)
-    build_server([model], http_port=http, grpc_port=grpc).start([])
+    build_server([model], executor, http_port=http, grpc_port=grpc).start([])
     return 0
 
 

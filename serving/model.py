@@ -1,12 +1,14 @@
-"""A bundle as a KServe model: check, predict in one thread, encode, without ever holding the event loop."""
+"""A bundle as a KServe model: check, predict, encode, without ever holding the event loop."""
 
 import asyncio
+import copy
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from grpc_interceptor.exceptions import GrpcException
 from kserve import InferRequest, InferResponse, Model
 from kserve.errors import InvalidInput
 from kserve.model import InferenceVerb
@@ -15,6 +17,7 @@ from kserve.utils.numpy_codec import from_np_dtype
 from cyto_dl.errors import ImageError
 from cyto_dl.inference import Predictor
 from serving.errors import ServerFault
+from serving.executor import Executor, SharedNetwork, Work
 from serving.requests import DATATYPES, ImageRequest, read_request
 from serving.responses import Predictions, write_response
 
@@ -24,14 +27,20 @@ logger = logging.getLogger(__name__)
 class BundleModel(Model):
     """Answers V1 and V2 requests with a `Predictor` that is already loaded and replayed, hence ready.
 
-    Images are read and written in asyncio's threads. They are predicted one after the other in a thread of the model's
-    own: a network uses all cores already, and the predictor takes one call at a time.
+    Bodies are read and written in asyncio's threads, images are predicted by the executor.
+
+    Args:
+        name: In the addresses.
+        predictor: Of the bundle.
+        executor: That all models of a server share.
+        timeout_s: Seconds that one request may take.
     """
 
-    def __init__(self, name: str, predictor: Predictor) -> None:
+    def __init__(self, name: str, predictor: Predictor, executor: Executor, *, timeout_s: float = 300) -> None:
         super().__init__(name, return_response_headers=True)
         self._predictor = predictor
-        self._predict_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predict")
+        self._executor = executor
+        self._timeout_s = timeout_s
         self.ready = True
 
     def load(self) -> bool:
@@ -49,13 +58,14 @@ class BundleModel(Model):
         Raises:
             InvalidInput: The request is wrong.
             NotImplementedError: The verb is not PREDICT.
+            Busy, TooSlow, Gone: There is no room, or no time; the client went away.
             ServerFault: Anything else went wrong; the log has the trace under the fault's id.
         """
         if verb != InferenceVerb.PREDICT:
             raise NotImplementedError("this server predicts; it does not explain")
         try:
             return await super().__call__(body, dict(headers or {}), verb)
-        except InvalidInput:
+        except (InvalidInput, GrpcException):
             raise
         except Exception as error:
             fault = ServerFault()
@@ -75,9 +85,9 @@ class BundleModel(Model):
         headers: Mapping[str, str] | None = None,
         response_headers: dict[str, str] | None = None,
     ) -> tuple[ImageRequest, Predictions]:
-        """The predictions of a request's images, computed when the images before them are done."""
-        loop = asyncio.get_running_loop()
-        return request, await loop.run_in_executor(self._predict_thread, self._predict_images, request)
+        """The predictions of a request's images."""
+        work = Work(self._timeout_s)
+        return request, await self._executor.run(work, lambda: self._predict_images(request, work))
 
     async def postprocess(
         self,
@@ -114,8 +124,19 @@ class BundleModel(Model):
         outputs = {head: {"axes": f"N{output['axes']}"} for head, output in self._predictor.outputs.items()}
         return {spec.name: {"axes": f"N{spec.axes}", "datatypes": list(DATATYPES)}, **outputs}
 
-    def _predict_images(self, request: ImageRequest) -> Predictions:
+    def _predict_images(self, request: ImageRequest, work: Work) -> Predictions:
+        predictor = self._predictor
+        shared = SharedNetwork(
+            predictor.network,
+            self.name,
+            predictor.window.batch_size,
+            self._executor.device,
+            work,
+            tuple(predictor.network.heads),
+        )
+        # MONAI's transforms note their state on themselves while they are undone: every request has its own.
+        predictor = replace(predictor, network=shared, preprocess=copy.deepcopy(list(predictor.preprocess)))
         try:
-            return [self._predictor.predict(image, heads=request.heads) for image in request.images]
+            return [predictor.predict(image, heads=request.heads) for image in request.images]
         except ImageError as error:
             raise InvalidInput(str(error)) from error

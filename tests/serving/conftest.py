@@ -12,6 +12,7 @@ from cyto_dl.inference import InputSpec, Predictor, SlidingWindow
 from cyto_dl.model.heads import ConvolutionHead
 from cyto_dl.model.network import TaskNetwork
 from cyto_dl.model.utils.postprocessing import identity, sigmoid_rescale
+from serving.executor import Executor
 from serving.model import BundleModel
 from serving.server import build_server
 
@@ -37,15 +38,21 @@ def make_predictor(spatial_dims):
 
 
 @pytest.fixture(scope="session")
-def models():
-    """The models cells_2 and cells_3, by their spatial dimensions."""
-    return {dims: BundleModel(f"cells_{dims}", make_predictor(dims)) for dims in (2, 3)}
+def executor():
+    """What computes for all models of the server: two requests at once, and two may wait."""
+    return Executor(max_running=2, max_waiting=2)
 
 
 @pytest.fixture(scope="session")
-def server(models):
+def models(executor):
+    """The models cells_2 and cells_3, by their spatial dimensions."""
+    return {dims: BundleModel(f"cells_{dims}", make_predictor(dims), executor) for dims in (2, 3)}
+
+
+@pytest.fixture(scope="session")
+def server(models, executor):
     """The server before it listens, with KServe's own routes, middleware and error handlers."""
-    server = build_server(list(models.values()), http_port=8080, grpc_port=8081)
+    server = build_server(list(models.values()), executor, http_port=8080, grpc_port=8081)
     RESTServer("", server.dataplane, server.model_repository_extension, 8080).create_application()
     return server
 

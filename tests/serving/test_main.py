@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from cyto_dl.errors import ConfigError
-from serving.__main__ import check_ports, main, parse_arguments
+from serving.__main__ import check_ports, main
+from serving.settings import parse_arguments
 
 
 def test_help_needs_neither_torch_nor_kserve():
@@ -16,7 +17,7 @@ def test_help_needs_neither_torch_nor_kserve():
 def test_the_command_line_knows_kserves_names():
     ports = ["--http_port", "1", "--grpc_port", "2"]
     targets = ["--allow-target", "a.B", "--allow-target", "c.D"]
-    options = parse_arguments(["--bundle", "b", "--model_name", "nuclei", *ports, *targets])
+    options = parse_arguments(["--bundle", "b", "--model_name", "nuclei", *ports, *targets], None)
     assert vars(options) == {
         "bundle": "b",
         "model_name": "nuclei",
@@ -24,13 +25,24 @@ def test_the_command_line_knows_kserves_names():
         "grpc_port": 2,
         "engine": "torch",
         "allow_target": ["a.B", "c.D"],
+        "max_running": 4,
+        "max_waiting": 16,
+        "timeout_s": 300,
     }
 
 
-@pytest.mark.parametrize("arguments", [[], ["--bundle", "b", "--workers", "4"], ["--bundle", "b", "--http_port", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--bundle", "b", "--workers", "4"],
+        ["--bundle", "b", "--http_port", "x"],
+        ["--bundle", "b", "--max-waiting", "0"],
+    ],
+)
 def test_a_wrong_command_line_is_exit_code_2(arguments):
     with pytest.raises(SystemExit) as exit_info:
-        parse_arguments(arguments)
+        parse_arguments(arguments, None)
     assert exit_info.value.code == 2
 
 

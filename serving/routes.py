@@ -1,0 +1,85 @@
+"""The REST routes that take an image or describe a model; the others are KServe's.
+
+    POST /v2/models/NAME/infer         tensors, JSON or binary
+    POST /v1/models/NAME:predict       one image file, or JSON
+    GET  /v2/models/NAME               names, shapes, datatypes, axes
+
+A request that finds no room is refused before its body is read. One whose client goes away is given up.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from grpc_interceptor.exceptions import GrpcException
+from kserve.constants.constants import PredictorProtocol
+from kserve.errors import ModelNotReady
+
+from serving.dataplane import ImageDataPlane
+from serving.errors import Gone, answer_error
+from serving.executor import Executor
+
+Result = TypeVar("Result")
+
+
+def add_routes(app: FastAPI, dataplane: ImageDataPlane, executor: Executor) -> None:
+    """Put our routes before KServe's, which are added when the server starts."""
+
+    async def predict(model_name: str, request: Request, protocol: PredictorProtocol) -> Response:
+        if not await dataplane.model_ready(model_name):
+            raise ModelNotReady(model_name)
+        executor.check_room()
+        headers = dict(request.headers)
+        payload, _ = dataplane.decode(await request.body(), headers, protocol.value, model_name)
+        content, content_headers = await while_connected(request, dataplane.infer(model_name, payload, headers))
+        return Response(content, headers=content_headers)
+
+    async def infer_v2(model_name: str, request: Request) -> Response:
+        return await predict(model_name, request, PredictorProtocol.REST_V2)
+
+    async def predict_v1(model_name: str, request: Request) -> Response:
+        return await predict(model_name, request, PredictorProtocol.REST_V1)
+
+    async def metadata(model_name: str) -> JSONResponse:
+        document = await dataplane.model_metadata(model_name)
+        parameters = dataplane.get_model_from_registry(model_name).tensor_parameters()
+        for tensor in [*document["inputs"], *document["outputs"]]:
+            tensor["parameters"] = parameters[tensor["name"]]
+        return JSONResponse(document)
+
+    async def no_versions(model_name: str) -> None:
+        raise HTTPException(404, "a server has one version of a model; leave /versions/... out of the address")
+
+    app.add_api_route("/v2/models/{model_name}/infer", infer_v2, methods=["POST"], response_model=None)
+    app.add_api_route("/v1/models/{model_name}:predict", predict_v1, methods=["POST"], response_model=None)
+    app.add_api_route("/v2/models/{model_name}", metadata, methods=["GET"], response_model=None)
+    app.add_api_route(
+        "/v2/models/{model_name}/versions/{rest:path}", no_versions, methods=["GET", "POST"], include_in_schema=False
+    )
+    app.add_exception_handler(GrpcException, answer_error)
+
+
+async def while_connected(request: Request, answer: Awaitable[Result]) -> Result:
+    """Wait for an answer, and cancel it when the client goes away.
+
+    Raises:
+        Gone: The client went away.
+    """
+    working = asyncio.ensure_future(answer)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Gone("the client closed the connection")
+        return working.result()
+    finally:
+        leaving.cancel()
+        working.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    """Return when the client has closed the connection; its body has been read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
