@@ -6,8 +6,6 @@ import numpy as np
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from cyto_dl.bundle import load_bundle
-
 BUNDLE = "bundle"  # name of the artifact that holds the bundle's files
 
 
@@ -16,6 +14,8 @@ class BundleModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Check the bundle's files and replay its sample."""
+        from cyto_dl.bundle import load_bundle  # with torch; MLflow runs this file when a bundle is registered, too
+
         self.predictor = load_bundle(context.artifacts[BUNDLE])
 
     def predict(

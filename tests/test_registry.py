@@ -171,10 +171,11 @@ def test_a_server_that_does_not_answer_is_an_error(bundle, monkeypatch):
         find_champion("nobody", tracking_uri=address)
 
 
-def test_looking_for_the_champion_needs_no_torch(tracking_uri):
+def test_registering_and_looking_for_the_champion_need_no_torch(bundle, tracking_uri):
     code = (
-        "import sys\nfrom cyto_dl.registry import find_champion\n"
-        f"assert find_champion('nobody', tracking_uri={tracking_uri!r}) is None\n"
+        "import sys\nfrom cyto_dl.registry import find_champion, register_bundle\n"
+        f"assert register_bundle({str(bundle)!r}, 'light', tracking_uri={tracking_uri!r}).number == '1'\n"
+        f"assert find_champion('light', tracking_uri={tracking_uri!r}) is None\n"
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)

@@ -8,14 +8,16 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cyto_dl.data.image import Image
 from cyto_dl.errors import BundleError, list_problems
-from cyto_dl.inference.predictor import Predictor
 from cyto_dl.storage import atomic_path
+
+if TYPE_CHECKING:
+    from cyto_dl.inference.predictor import Predictor
 
 _WHOLE_IMAGE_SIDE_PX = 128  # of the sample, when the network sees images in one piece
 
@@ -57,7 +59,7 @@ class Sample:
     activations: Mapping[str, np.ndarray]
 
 
-def make_sample(predictor: Predictor, image: Image) -> Sample:
+def make_sample(predictor: "Predictor", image: Image) -> Sample:
     """Predict an image as the bundle's sample."""
     prediction = predictor.predict_with_activations(image)
     # what metrics see of objects is their image
@@ -117,7 +119,7 @@ def read_sample(path: Path) -> Sample:
         raise BundleError(f"{path} cannot be read: {error}. Export the bundle again.") from error
 
 
-def replay(predictor: Predictor, sample: Sample, *, tolerance: Tolerance = ELSEWHERE) -> None:
+def replay(predictor: "Predictor", sample: Sample, *, tolerance: Tolerance = ELSEWHERE) -> None:
     """Predict the sample again and compare with what was recorded.
 
     Args:
