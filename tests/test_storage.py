@@ -14,6 +14,7 @@ import pytest
 
 from cyto_dl.errors import StorageError
 from cyto_dl.storage import (
+    ConflictError,
     NothingThereError,
     atomic_path,
     fetch_published,
@@ -23,7 +24,7 @@ from cyto_dl.storage import (
     patience_s,
     sha256,
 )
-from cyto_dl.storage.s3 import client
+from cyto_dl.storage.s3 import client, replace
 
 KEYS = {"AWS_ACCESS_KEY_ID": "an-access-key", "AWS_SECRET_ACCESS_KEY": "a-very-secret-key"}
 
@@ -48,6 +49,12 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(self.server.alter(body))
 
     do_HEAD = do_GET  # the name that http.server looks for
+
+    def do_PUT(self):
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        if not self.server.answers:
+            self.server.objects[self.path] = content
+        self.do_GET()
 
     def log_message(self, *arguments):
         pass
@@ -180,6 +187,24 @@ def test_an_object_that_is_absent_is_told_from_a_server_that_fails(server):
     server.objects["/lab"] = b"<ListBucketResult/>"  # the bucket is there, and holds nothing
     with pytest.raises(NothingThereError, match="there is nothing at this address"):
         localize("s3://lab/absent.npy")
+
+
+@pytest.mark.parametrize(("etag", "condition"), [('"9a"', ("If-Match", '"9a"')), (None, ("If-None-Match", "*"))])
+def test_an_object_that_somebody_else_wrote_meanwhile_is_not_replaced(server, etag, condition):
+    server.answers = [412]
+    with pytest.raises(ConflictError, match="Somebody else has written it"):
+        replace("s3://lab/a/cell.npy", b"ours", etag=etag)
+    assert server.seen[0][2][condition[0]] == condition[1]
+    assert server.objects["/lab/a/cell.npy"] == b"content"
+    server.answers = [412]  # to the second attempt of a request whose answer was lost
+    replace("s3://lab/a/cell.npy", b"content", etag=etag)
+
+
+def test_a_server_without_conditions_is_written_without(server):
+    server.answers = [501]
+    replace("s3://lab/a/cell.npy", b"ours", etag='"9a"')
+    assert server.objects["/lab/a/cell.npy"] == b"ours"
+    assert "If-Match" not in server.seen[-1][2]
 
 
 def test_a_hash_is_that_of_the_content(tmp_path):

@@ -18,6 +18,7 @@ from cyto_dl.errors import ManifestError, StorageError
 from cyto_dl.inference import predict_images
 from cyto_dl.steps import prepare_step
 from cyto_dl.storage import localize
+from cyto_dl.storage import upload as upload_file
 from cyto_dl.train import train
 from tests.bundle.tiny import checkpoint_of, experiment, write_images
 from tests.integration.object_store import object_store
@@ -200,6 +201,19 @@ def test_an_image_that_is_absent_stops_a_training_before_its_first_step(bucket, 
     with pytest.raises(ManifestError, match=f"{address}/raw_1.tif: there is nothing"):
         train(compose_experiment(given, output_dir=tmp_path / "run"))
     assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+def test_an_object_of_several_parts_is_whole_and_one_altered_byte_in_it_is_found(bucket, tmp_path):
+    content = bytearray(np.random.default_rng(0).bytes(40 * 10**6))  # three parts are sent, five are received
+    (tmp_path / "large.ckpt").write_bytes(content)
+    address = f"s3://{bucket.name}/large.ckpt"
+    sent = upload_file(tmp_path / "large.ckpt", address)
+    assert sent.etag.endswith('-3"')
+    assert localize(address).read_bytes() == content
+    content[30 * 10**6] ^= 1
+    bucket.put_object(Key="large.ckpt", Body=bytes(content), Metadata={"sha256": sent.sha256})
+    with pytest.raises(StorageError, match="its SHA-256 is not the one"):
+        localize(address)
 
 
 @pytest.mark.parametrize("key", ["cell #1.npy", "50%?/µm+1.npy"])
