@@ -39,7 +39,7 @@ def run_locally(pipeline: "BaseComponent", arguments: Mapping[str, Any], *, work
         workspace: Folder that receives a new folder for this run. Nothing in it is removed.
     """
     folder = _new_folder(Path(workspace).resolve(), pipeline.name)
-    local_pipeline = _without_retries(pipeline)
+    local_pipeline = _for_one_machine(pipeline)
     started = time.monotonic()
     with (folder / "run.log").open("w") as log:
         story = Story(terminal=sys.stdout, log=log, num_steps=_count_steps(pipeline.pipeline_spec))
@@ -66,12 +66,16 @@ def _execute(pipeline: "BaseComponent", arguments: Mapping[str, Any], folder: Pa
         pipeline(**arguments)
 
 
-def _without_retries(pipeline: "BaseComponent") -> "BaseComponent":
-    """A copy that fails at once: on one machine a second attempt meets the same wrong table."""
+def _for_one_machine(pipeline: "BaseComponent") -> "BaseComponent":
+    """A copy without second attempts, which meet the same wrong table, and whose steps know no image."""
     pipeline = copy.deepcopy(pipeline)
     for node in (pipeline.pipeline_spec.root, *pipeline.pipeline_spec.components.values()):
         for task in node.dag.tasks.values():
             task.ClearField("retry_policy")
+    for executor in pipeline.pipeline_spec.deployment_spec["executors"].values():
+        if "container" in executor and "env" in executor["container"]:  # an importer has no container
+            environment = executor["container"]["env"]
+            executor["container"]["env"] = [each for each in environment if each["name"] != "CYTO_DL_IMAGE"]
     return pipeline
 
 

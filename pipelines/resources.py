@@ -10,6 +10,8 @@ import os
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
+from components.image import IMAGE
+
 NUM_GPUS = int(os.environ.get("CYTO_DL_GPUS") or 0)
 GPU_TYPE = "nvidia.com/gpu"
 
@@ -52,7 +54,8 @@ def _size(task: PipelineTask, *, cpu_request: str, cpu_limit: str, memory_reques
 
 
 def _connected(task: PipelineTask) -> PipelineTask:
-    """Where the object store and MLflow are, and the keys to them."""
+    """Where the object store and MLflow are, and the keys to them; and the image, which a pod does not know itself."""
+    task.set_env_variable("CYTO_DL_IMAGE", IMAGE)
     credentials = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     addresses = ("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "MLFLOW_TRACKING_URI")
     kubernetes.use_secret_as_env(task, S3_SECRET, {name: name for name in credentials}, optional=True)

@@ -78,6 +78,12 @@ def test_of_the_branches_of_a_condition_one_is_counted():
 
 
 def test_no_step_is_tried_again_on_one_machine_wherever_it_stands():
-    specification = local._without_retries(load_pipeline("training")).pipeline_spec
+    specification = local._for_one_machine(load_pipeline("training")).pipeline_spec
     nodes = [specification.root, *specification.components.values()]
     assert not [name for node in nodes for name, task in node.dag.tasks.items() if task.HasField("retry_policy")]
+
+
+def test_a_step_on_one_machine_does_not_claim_to_run_in_the_image():
+    pipeline = load_pipeline("training")
+    for each, names_image in ((pipeline, True), (local._for_one_machine(pipeline), False)):
+        assert ("CYTO_DL_IMAGE" in str(each.pipeline_spec.deployment_spec)) == names_image
