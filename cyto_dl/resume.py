@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cyto_dl.bundle.provenance import RUN_FILE
 from cyto_dl.config import differences
 from cyto_dl.errors import ConfigError, list_problems
-from cyto_dl.storage import DamagedError, atomic_path, fetch_published
+from cyto_dl.storage import DamagedError, atomic_path, exists, fetch_published, localize
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def checkpoint_to_resume(config: Mapping[str, Any], output_dir: Path) -> str | N
     remote = (config.get("callbacks") or {}).get("remote")
     if config["resume"] and remote and not last.is_file():
         _fetch(remote["address"].rstrip("/"), last)
+        _fetch_run_file(f"{remote['address'].rstrip('/')}/{RUN_FILE}", output_dir / RUN_FILE)
     if not config["resume"] or not last.is_file():
         return None
     _check_same_experiment(config, last)
@@ -72,6 +74,13 @@ def _fetch(address: str, last: Path) -> None:
             shutil.copy(last.with_name(f"{other}.ckpt"), temporary)
     if last.is_file():
         logger.info("fetched the checkpoints of this run from %s", address)
+
+
+def _fetch_run_file(uri: str, path: Path) -> None:
+    """Bring the name of the run in MLflow: also of one that was killed before its first checkpoint."""
+    if not path.is_file() and exists(uri):
+        with atomic_path(path) as temporary:
+            shutil.copyfile(localize(uri), temporary)
 
 
 def _check_same_experiment(config: Mapping[str, Any], checkpoint: Path) -> None:

@@ -3,7 +3,7 @@
 MLFLOW_RUN_ID (injected by an orchestrator), else <run folder>/mlflow.json (a run that goes on), else a new run
 
 A server that goes away in the middle ends nothing: what it misses is kept in <run folder>/mlflow_unsent.jsonl, and sent
-when it is back.
+when it is back. Checkpoints are uploaded from a thread while the training goes on.
 """
 
 import json
@@ -14,13 +14,13 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from cyto_dl.bundle.provenance import git_commit
+from cyto_dl.bundle.provenance import RUN_FILE, git_commit, image_name
 from cyto_dl.mlflow_server import (
     PATIENCE_S,
     as_storage_error,
@@ -29,18 +29,22 @@ from cyto_dl.mlflow_server import (
     make_experiment,
     outages_told_apart,
 )
+from cyto_dl.newest_files import NewestFiles
 from cyto_dl.outbox import Message, Outbox
 from cyto_dl.storage import atomic_path
+from cyto_dl.tracked_data import DATA_FOLDER, data_tags, dataset_input, fingerprint_file
+
+if TYPE_CHECKING:
+    from cyto_dl.system_metrics import SystemMetrics
 
 logger = logging.getLogger(__name__)
 
-_RUN_FILE = "mlflow.json"
 _UNSENT_FILE = "mlflow_unsent.jsonl"
 _METRIC_SIGNS = re.compile(r"[^\w/. -]", re.ASCII)  # what MLflow refuses in a metric's name
 
 
 class MLflowLogger(MLFlowLogger):
-    """Parameters, metrics, configuration, previews, checkpoints, package versions and git commit of a run.
+    """Parameters, metrics, how busy the machine is, data, configuration, previews, checkpoints and origin of a run.
 
     Args:
         output_dir: The run's folder: its config.yaml and checkpoints are uploaded, and mlflow.json in it remembers
@@ -74,9 +78,10 @@ class MLflowLogger(MLFlowLogger):
             experiment_name=experiment_name,
             run_name=run_name,
             tracking_uri=tracking_uri,
-            tags={**_as_tags(tags), "git_commit": git_commit()},
+            tags={**_as_tags(tags), **_origin()},
             run_id=_known_run(self.output_dir, tracking_uri),
         )
+        self._system_metrics: SystemMetrics | None = None
         self._begin()
 
     @rank_zero_only
@@ -88,12 +93,15 @@ class MLflowLogger(MLFlowLogger):
             client, run_id = self.experiment, self.run_id
             if not self.injected:
                 client.update_run(run_id, status="RUNNING")
+            for name, value in _origin().items():  # also of a run that is not ours, or goes on with other code
+                client.set_tag(run_id, name, value)
             client.log_text(run_id, _package_versions(), "requirements.txt")
-        with atomic_path(self.output_dir / _RUN_FILE) as temporary:
+        with atomic_path(self.output_dir / RUN_FILE) as temporary:
             temporary.write_text(json.dumps({"tracking_uri": self._tracking_uri, "run_id": run_id}))
         logger.info("MLflow run %s at %s", run_id, self._tracking_uri)
         server = f"MLflow at {self._tracking_uri}"
         self._outbox = Outbox(self.output_dir / _UNSENT_FILE, self._send, server=server)
+        self._checkpoints = NewestFiles(lambda path: self._upload(path, "checkpoints"), server=server)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
@@ -105,14 +113,36 @@ class MLflowLogger(MLFlowLogger):
             super().log_hyperparams({names[name]: value for name, value in params.items() if names[name] not in logged})
             if config.is_file():
                 self.experiment.log_artifact(self.run_id, str(config))
+            self._log_data(params.get("data.path"))
+
+    def _log_data(self, manifest: Any) -> None:
+        """Say what the run is trained on: images in memory have no address and no digest, and are left out."""
+        if (dataset := dataset_input(manifest)) is None:
+            return
+        self.experiment.log_inputs(self.run_id, [dataset])
+        for name, value in data_tags(manifest).items():
+            self.experiment.set_tag(self.run_id, name, value)
+        if (measured := fingerprint_file(manifest)) is not None:
+            self.experiment.log_artifact(self.run_id, str(measured), DATA_FOLDER)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log numbers of one step."""
+        """Log numbers of one step. With the first, measuring the machine begins."""
+        if self._system_metrics is None:
+            from cyto_dl.system_metrics import SystemMetrics
+
+            with as_storage_error(str(self._tracking_uri)):
+                self._system_metrics = SystemMetrics(
+                    self._put_metrics, run_id=str(self.run_id), tracking_uri=str(self._tracking_uri)
+                )
+            self._system_metrics.start()
+        self._put_metrics(metrics, step or 0)
+
+    def _put_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         # MLflow counts the same number of the same time once, so that it may be sent twice
         now_ms = int(time.time() * 1000)
         numbers = {_METRIC_SIGNS.sub("", name): float(value) for name, value in metrics.items()}
-        self._outbox.put({"metrics": numbers, "step": step or 0, "timestamp_ms": now_ms})
+        self._outbox.put({"metrics": numbers, "step": step, "timestamp_ms": now_ms})
 
     @rank_zero_only
     def log_previews(self, paths: Sequence[Path], epoch: int) -> None:
@@ -120,18 +150,26 @@ class MLflowLogger(MLFlowLogger):
         for path in paths:
             self._put_file(path, f"previews/epoch_{epoch:03d}")
 
+    @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """Checkpoints are uploaded once, when the training ends (`finalize`)."""
+        """Upload the best and the last checkpoint where they have changed, without making the training wait."""
+        for name in ("best", "last"):
+            self._checkpoints.put(self.output_dir / "checkpoints" / f"{name}.ckpt")
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Upload the best and the last checkpoint and end the run, unless an orchestrator owns it.
+        """Upload the checkpoints that are not there yet and end the run, unless an orchestrator owns it.
 
         Raises:
             StorageError: The training succeeded, and the server is not back in time.
         """
+        if self._system_metrics is not None:
+            self._system_metrics.finish()
+            self._system_metrics = None
+        self._checkpoints.finish()
         for path in sorted((self.output_dir / "checkpoints").glob("*.ckpt")):
-            self._put_file(path, "checkpoints")
+            if not self._checkpoints.is_sent(path):
+                self._put_file(path, "checkpoints")
         if not self.injected:
             self._outbox.put({"status": "FAILED" if status == "failed" else "FINISHED"})
         if status != "failed":  # a training that is being stopped has no time to wait, and an error of its own
@@ -145,15 +183,20 @@ class MLflowLogger(MLFlowLogger):
         """Send one message of the outbox: metrics of a step, a file, or the end of the run."""
         from mlflow.entities import Metric
 
+        if "file" in message:
+            self._upload(self.output_dir / message["file"], message["folder"])
+            return
         client, run_id = self._mlflow_client, str(self._run_id)
         with outages_told_apart(str(self._tracking_uri)):
             if "metrics" in message:
                 when = message["timestamp_ms"], message["step"]
                 client.log_batch(run_id, [Metric(name, value, *when) for name, value in message["metrics"].items()])
-            elif "file" in message:
-                client.log_artifact(run_id, str(self.output_dir / message["file"]), message["folder"])
             else:
                 client.set_terminated(run_id, message["status"])
+
+    def _upload(self, path: Path, folder: str) -> None:
+        with outages_told_apart(str(self._tracking_uri)):
+            self._mlflow_client.log_artifact(str(self._run_id), str(path), folder)
 
 
 def log_evaluation(run_dir: str | Path, metrics: Mapping[str, float], files: Sequence[str | Path]) -> None:
@@ -187,12 +230,18 @@ def _known_run(output_dir: Path, tracking_uri: str) -> str | None:
 
 
 def _read_run_file(run_dir: Path) -> dict[str, str] | None:
-    path = run_dir / _RUN_FILE
+    path = run_dir / RUN_FILE
     return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _as_tags(tags: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
     return dict(tags) if isinstance(tags, Mapping) else {"tags": ", ".join(tags)}
+
+
+def _origin() -> dict[str, str]:
+    """What the run is made with, as tags."""
+    image = image_name()
+    return {"git_commit": git_commit(), **({"image": image} if image else {})}
 
 
 def _package_versions() -> str:

@@ -1,8 +1,12 @@
 """MLflow receives everything of a run, and one run stays one run."""
 
+import hashlib
 import json
 import math
 import socket
+import threading
+import time
+from pathlib import Path
 
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
@@ -85,6 +89,79 @@ def test_a_resumed_training_continues_its_run_and_may_change_parameters(output_d
     run = client.get_run(second.run_id)
     assert run.info.status == "RUNNING"
     assert run.data.params == {"trainer.max_epochs": "3", "trainer.devices": "1"}
+
+
+def test_a_run_says_on_which_data_it_is_trained_and_in_which_image(output_dir, tracking_uri, client, monkeypatch):
+    monkeypatch.setenv("CYTO_DL_IMAGE", "registry.example.org/cyto-dl@sha256:0123")
+    manifest = output_dir / "nuclei.csv"
+    manifest.write_text("raw,seg,split\n")
+    measured = {"num_images": 3, "splits": {"train": 2, "valid": 1}}
+    (output_dir / "fingerprint.json").write_text(json.dumps(measured))
+    for _ in range(2):  # a resumed training uses no further data
+        logger = open_logger(output_dir, tracking_uri)
+        logger.log_hyperparams({"data.path": str(manifest)})
+
+    run = client.get_run(logger.run_id)
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    assert run.data.tags["image"] == "registry.example.org/cyto-dl@sha256:0123"
+    assert run.data.tags["manifest_sha256"] == digest
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("nuclei", digest[:36])
+    assert json.loads(used.dataset.source) == {"uri": str(manifest)}
+    assert json.loads(used.dataset.profile) == measured
+    assert "data/fingerprint.json" in artifacts(client, logger.run_id)
+
+
+def test_images_in_memory_are_no_data_set_of_a_run(output_dir, tracking_uri, client):
+    logger = open_logger(output_dir, tracking_uri)
+    logger.log_hyperparams({"data.path": "in memory: 4 train"})
+    assert not client.get_run(logger.run_id).inputs.dataset_inputs
+
+
+def test_checkpoints_are_uploaded_while_the_training_goes_on_and_the_newest_at_its_end(
+    output_dir, tracking_uri, client, tmp_path_factory
+):
+    logger = open_logger(output_dir, tracking_uri)
+    last = output_dir / "checkpoints" / "last.ckpt"
+
+    def stored():
+        folder = tmp_path_factory.mktemp("stored")
+        return Path(client.download_artifacts(logger.run_id, "checkpoints/last.ckpt", str(folder))).read_bytes()
+
+    logger.after_save_checkpoint(None)
+    while not logger._checkpoints.is_sent(last):
+        time.sleep(0.01)
+    assert stored() == b"weights"
+    last.unlink()
+    last.write_bytes(b"newer weights")
+    logger.finalize("success")
+    assert stored() == b"newer weights"
+    assert {path for path in artifacts(client, logger.run_id) if path.startswith("checkpoints/")} == {
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+    }
+
+
+def test_how_busy_the_machine_is_belongs_to_a_run_also_when_the_server_was_away(
+    output_dir, tracking_uri, client, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    logger = open_logger(output_dir, tracking_uri)
+    send, away = logger._outbox._send, threading.Event()
+
+    def send_but_be_away_once(message):
+        if "system/cpu_utilization_percentage" in message.get("metrics", {}) and not away.is_set():
+            away.set()
+            raise ConnectionError("nobody answers")
+        send(message)
+
+    logger._outbox._send = send_but_be_away_once
+    logger.log_metrics({"valid/loss": 0.5}, step=1)
+    assert away.wait(60)  # seconds; a busy machine starts a thread late
+    logger.finalize("success")
+    history = client.get_metric_history(logger.run_id, "system/cpu_utilization_percentage")
+    assert [each.step for each in history] == list(range(len(history)))
+    assert history
 
 
 def test_an_injected_run_is_used_and_left_open_for_its_owner(output_dir, tracking_uri, client, monkeypatch):

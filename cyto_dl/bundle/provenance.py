@@ -14,6 +14,8 @@ from cyto_dl import __version__
 from cyto_dl.data.tables import SPLITS, TABLES
 from cyto_dl.storage import localize, sha256
 
+RUN_FILE = "mlflow.json"  # in a run's folder: which run of MLflow it is
+
 # What decides the numbers that a model gives.
 _PACKAGES = ("torch", "monai", "lightning", "numpy", "scikit-image", "safetensors", "onnxruntime")
 
@@ -49,6 +51,11 @@ def git_commit() -> str:
         return "unknown"
 
 
+def image_name() -> str | None:
+    """The container image that the process runs in, with its tag or digest, as the compiled pipeline names it."""
+    return os.environ.get("CYTO_DL_IMAGE") or None
+
+
 def manifest_sha256(path: Any) -> str | None:
     """SHA-256 of a manifest: of the file, or of the split files of a folder; None for images in memory."""
     if not isinstance(path, (str, os.PathLike)):
@@ -62,7 +69,7 @@ def manifest_sha256(path: Any) -> str | None:
 
 
 def _mlflow_run(run_dir: Path) -> str | None:
-    remembered = run_dir / "mlflow.json"
+    remembered = run_dir / RUN_FILE
     return json.loads(remembered.read_text())["run_id"] if remembered.is_file() else None
 
 

@@ -4,6 +4,7 @@
                                                                       <address>/last-step...ckpt, then last.json
     training goes on --------------------------------------------------------------------------> end: wait
 
+The name of the run in MLflow goes there first, so that a run that begins on another machine continues it.
 The thread always takes the newest files: what was replaced before its turn is not uploaded. The last checkpoint knows
 how good the best one is, so it is linked first and published second: the best one on S3 is never older than it says.
 """
@@ -21,8 +22,9 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from cyto_dl.bundle.provenance import RUN_FILE
 from cyto_dl.errors import ConfigError, StorageError
-from cyto_dl.storage import RefusedError, is_remote, patience_s, publish
+from cyto_dl.storage import RefusedError, is_remote, patience_s, publish, upload
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +136,10 @@ class _Upload(threading.Thread):
             ) from self._error
 
     def _publish_what_is_new(self) -> None:
+        run_file = self.local_dir.parent / RUN_FILE
+        if run_file.is_file() and RUN_FILE not in self._done:
+            upload(run_file, f"{self.address}/{RUN_FILE}")
+            self._done[RUN_FILE] = _version(run_file)
         if not any(self._is_new(name) for name in _NAMES):
             return
         with tempfile.TemporaryDirectory(prefix=".upload.", dir=self.local_dir) as folder:

@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -22,24 +21,13 @@ from cyto_dl.errors import StorageError
 from cyto_dl.registry import find_champion, promote, register_bundle
 from cyto_dl.train import train
 from tests.bundle.tiny import checkpoint_of, experiment, write_images
-from tests.integration.process import ROOT, run, started, wait_for
+from tests.integration.mlflow_server import mlflow_server
+from tests.integration.process import ROOT, run
 from tests.serving.process import free_ports
 from tests.test_train import overrides_for
 
 pytestmark = pytest.mark.integration
 TRAIN = [sys.executable, str(ROOT / "cyto_dl" / "train.py")]
-
-
-@contextmanager
-def mlflow_server(folder, port):
-    """The process of a server that keeps its runs in sqlite and its artifacts in a folder."""
-    log = folder / "mlflow.log"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    command += ["--serve-artifacts", "--artifacts-destination", str(folder / "artifacts")]
-    with started(command, log=log, values={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}) as process:
-        wait_for(f"http://127.0.0.1:{port}/health", process, log=log, is_up=lambda status: status == 200)
-        yield process
 
 
 @pytest.fixture(scope="module")
