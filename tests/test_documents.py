@@ -121,3 +121,10 @@ def test_yaml_in_documents_can_be_read(document):
 def test_python_in_documents_compiles(document):
     for block in blocks(document, "python"):
         assert compile(block, relative(document), "exec")
+
+
+def test_tests_that_documents_name_exist():
+    written = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for document in DOCUMENTS:
+        for name in re.findall(r"`(test_\w+)`", document.read_text()):
+            assert f"def {name}(" in written, f"{relative(document)}: {name}"
