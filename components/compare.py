@@ -1,6 +1,6 @@
 """Step 5: a new model and the champion are compared on the same images."""
 
-from kfp.dsl import Dataset, Input, Model
+from kfp.dsl import HTML, Dataset, Input, Model, Output
 
 from components.image import component
 
@@ -14,6 +14,7 @@ def compare(
     metric: str,
     split: str,
     minimal_gain: float,
+    comparison: Output[HTML],
 ) -> bool:
     """Say whether a model is better than the champion: by a paired bootstrap over the images of one split.
 
@@ -30,6 +31,7 @@ def compare(
 
     Returns:
         Output: Whether the model is better.
+        comparison: Page that shows the gain, its interval and every image's part in it.
     """
     from cyto_dl.steps import compare_step
 
@@ -41,4 +43,5 @@ def compare(
         metric=metric,
         split=split,
         minimal_gain=minimal_gain,
+        report_path=comparison.path,
     )

@@ -7,7 +7,6 @@
 A step's metrics are returned, and written as JSON too: KFP's cache takes only artifacts that exist as files.
 """
 
-import html
 import json
 import logging
 import os
@@ -15,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
@@ -29,6 +28,18 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.csv"
 FINGERPRINT = "fingerprint.json"
+
+
+class Measured(NamedTuple):
+    """What an orchestrator shows of an evaluation.
+
+    Args:
+        metrics: <split>/<head>/<metric> -> value.
+        confusion: Categories and matrix of counts (rows: what is true) of the first head that has some.
+    """
+
+    metrics: dict[str, float]
+    confusion: tuple[list[str], list[list[int]]] | None
 
 
 def prepare_step(
@@ -130,31 +141,52 @@ def train_step(
 
 
 def evaluate_step(
-    dataset_dir: str, model_dir: str, split: str, *, report_path: str, metrics_path: str, images_path: str
-) -> dict[str, float]:
+    dataset_dir: str,
+    model_dir: str,
+    split: str,
+    *,
+    report_path: str,
+    metrics_path: str,
+    images_path: str,
+    confusion_path: str,
+) -> Measured:
     """Measure the best checkpoint of a run on one split, and write the report, the metrics and a table of the images.
 
     All also go to the MLflow run of the training, if it had one. Where no image of the split has a target, the report
     says so and there are no metrics: the model can be exported all the same.
+
+    Args:
+        dataset_dir: Folder from `prepare_step`.
+        model_dir: From `train_step`.
+        split: E.g. "test".
+        report_path: Receives the page.
+        metrics_path: Receives the metrics as JSON.
+        images_path: Receives a table with the values of every image.
+        confusion_path: Receives what was taken for what, a head, as JSON.
     """
     quiet_libraries()
     from cyto_dl.eval import evaluate_checkpoint, write_metrics
-    from cyto_dl.evaluation import NoTargetsError
+    from cyto_dl.evaluation import NoTargetsError, write_unmeasured
+    from cyto_dl.evaluation.curves import read_curves
 
     manifest = Path(dataset_dir) / MANIFEST
     with tempfile.TemporaryDirectory(prefix="cyto-dl-evaluation-") as folder:
-        report, images = Path(folder) / "report.html", Path(folder) / "images.csv"
+        report, images, confusion = (Path(folder) / name for name in ("report.html", "images.csv", "confusion.json"))
         try:
             metrics = evaluate_checkpoint(model_dir, output_dir=folder, split=split, manifest=manifest)
         except NoTargetsError as error:
             logger.warning("the model is not measured: %s", error)
-            report.write_text(f'<!doctype html><meta charset="utf-8"><p>Not measured: {html.escape(str(error))}</p>\n')
+            curves = read_curves(model_dir)
+            write_unmeasured(report, name=_name_of_run(model_dir), split=split, reason=str(error), curves=curves)
             images.write_text("path\n")
+            confusion.write_text("{}")
             metrics = {}
-        for made, wanted in ((report, report_path), (images, images_path)):
+        for made, wanted in ((report, report_path), (images, images_path), (confusion, confusion_path)):
             with atomic_path(wanted) as temporary:
                 shutil.copyfile(made, temporary)
-    return write_metrics(metrics, metrics_path)
+    matrices = json.loads(Path(confusion_path).read_text()).values()
+    first = next(((head["categories"], head["matrix"]) for head in matrices), None)
+    return Measured(write_metrics(metrics, metrics_path), first)
 
 
 def export_step(dataset_dir: str, model_dir: str, metrics_path: str, bundle_dir: str) -> dict[str, str]:
@@ -181,10 +213,12 @@ def compare_step(
     metric: str,
     split: str,
     minimal_gain: float,
+    report_path: str,
 ) -> bool:
     """Whether a model is better than the champion of `model_name`, measured on the same images.
 
-    Without a champion it is. What nobody measured is not. The gain also goes to the MLflow run of the training.
+    Without a champion it is. What nobody measured is not. The gain also goes to the MLflow run of the training, with a
+    page that shows it image by image.
 
     Args:
         dataset_dir: Folder from `prepare_step`.
@@ -194,19 +228,25 @@ def compare_step(
         metric: <split>/<head>/<metric>, e.g. "test/seg/dice"; "" for the first that the candidate has.
         split: That the candidate was measured on.
         minimal_gain: In the metric's unit.
+        report_path: Receives the page.
     """
     quiet_libraries()
     from cyto_dl.comparison import compare_with_bundle, read_images
+    from cyto_dl.evaluation.comparison_page import write_comparison
     from cyto_dl.registry import download_bundle, find_champion
 
     tracking_uri = _tracking_uri()
     champion = find_champion(model_name, tracking_uri=tracking_uri)
     images = read_images(images_path)
     if champion is None:
-        logger.info("%s has no champion yet: this model becomes it", model_name)
+        reason = f"{model_name} has no champion yet: this model becomes it."
+        logger.info("%s", reason)
+        write_comparison(None, report_path, name=model_name, champion=None, reason=reason)
         return True
     if images.empty:
-        logger.warning("no image of the split '%s' has a target: %s stays the champion", split, champion.uri)
+        reason = f"No image of the split '{split}' has a target: {champion.uri} stays the champion."
+        logger.warning("%s", reason)
+        write_comparison(None, report_path, name=model_name, champion=champion.uri, reason=reason)
         return False
     logger.info("measuring the champion, %s, on the images of the split '%s'", champion.uri, split)
     config = yaml.safe_load((Path(model_dir) / "config.yaml").read_text())
@@ -220,7 +260,10 @@ def compare_step(
             metric=metric,
             minimal_gain=float(minimal_gain),
         )
-    _log_comparison(model_dir, comparison)
+        page = write_comparison(comparison, Path(folder) / "comparison.html", name=model_name, champion=champion.uri)
+        _log_comparison(model_dir, comparison, page)
+        with atomic_path(report_path) as temporary:
+            shutil.copyfile(page, temporary)
     return comparison.better
 
 
@@ -239,13 +282,17 @@ def register_step(bundle_dir: str, model_name: str, *, champion: bool) -> str:
     return version.uri
 
 
-def _log_comparison(model_dir: str, comparison: "Comparison") -> None:
+def _name_of_run(model_dir: str) -> str:
+    return str(yaml.safe_load((Path(model_dir) / "config.yaml").read_text()).get("experiment_name") or "model")
+
+
+def _log_comparison(model_dir: str, comparison: "Comparison", page: Path) -> None:
     from cyto_dl.tracking import log_evaluation
 
     metrics = {"comparison/champion": comparison.champion, "comparison/gain": comparison.gain}
     if comparison.interval is not None:
         metrics |= dict(zip(("comparison/gain_low", "comparison/gain_high"), comparison.interval, strict=True))
-    log_evaluation(model_dir, metrics, [])
+    log_evaluation(model_dir, metrics, [page])
 
 
 def _tracking_uri() -> str:

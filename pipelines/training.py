@@ -129,9 +129,9 @@ def training(
         ).set_display_name("Compare")
         compared.set_caching_options(False)  # another champion gives another answer
         resources.try_again(resources.large(compared), times=1)
-        # KFP makes the condition of the comparison. It has to be of a component's only output: of a named one, the
-        # local runner takes it for false without a word.
-        with dsl.If(compared.output == True, name="better"):  # noqa: E712
+        # KFP makes the condition of the comparison. It has to be of the returned value, whose key is "Output": of any
+        # other, the local runner takes it for false without a word.
+        with dsl.If(compared.outputs["Output"] == True, name="better"):  # noqa: E712
             promoted = register(bundle=exported.outputs["bundle"], model_name=model_name, champion=True)
             resources.once(promoted.set_display_name("Register as champion"))
             with dsl.If(deploy_target != "", name="with-deploy-target"):

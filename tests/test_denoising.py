@@ -76,10 +76,11 @@ def test_a_pipeline_goes_on_where_there_is_nothing_to_measure(noisy_folder, tmp_
     )
 
     written = {"report_path": report, "metrics_path": measured, "images_path": str(tmp_path / "images")}
-    assert evaluate_step(dataset, model, "test", **written) == {}
+    written["confusion_path"] = str(tmp_path / "confusion")
+    assert evaluate_step(dataset, model, "test", **written) == ({}, None)
     assert (tmp_path / "images").read_text() == "path\n"
     assert "the model is not measured" in caplog.text
-    assert "no image of the split &#x27;test&#x27; has a target" in (tmp_path / "page").read_text()
+    assert "no image of the split &#39;test&#39; has a target" in (tmp_path / "page").read_text()
     export_step(dataset, model, measured, bundle)
     assert load_bundle(bundle).metadata["metrics"] == {}
 

@@ -10,7 +10,14 @@ import yaml
 
 from cyto_dl.config import compose_experiment
 from cyto_dl.errors import ConfigError
-from cyto_dl.steps import compare_step, evaluate_step, export_step, prepare_step, register_step, train_step
+from cyto_dl.steps import (
+    compare_step,
+    evaluate_step,
+    export_step,
+    prepare_step,
+    register_step,
+    train_step,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -116,7 +123,7 @@ def tracking_uri(tmp_path_factory):
 
 
 def test_comparing_and_registering_ask_for_an_mlflow(tmp_path):
-    settings = {"model_name": "nuclei", "metric": "", "split": "test", "minimal_gain": 0.0}
+    settings = {"model_name": "nuclei", "metric": "", "split": "test", "minimal_gain": 0.0, "report_path": "page"}
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI is not set"):
         compare_step("dataset", "model", "images.csv", **settings)
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI is not set"):
@@ -128,6 +135,7 @@ def test_the_first_model_becomes_the_champion_without_torch(tmp_path, tracking_u
     code = (
         "import sys\nfrom cyto_dl.steps import compare_step\n"
         "settings = {'model_name': 'nobody', 'metric': '', 'split': 'test', 'minimal_gain': 0.0}\n"
+        "settings['report_path'] = 'page.html'\n"
         "assert compare_step('dataset', 'model', 'images.csv', **settings) is True\n"
         "assert 'torch' not in sys.modules\n"
     )
@@ -151,20 +159,30 @@ def test_the_steps_hand_their_folders_on(manifest_folder, tmp_path, spatial_dims
         metrics_path=str(tmp_path / "train.json"),
         **described,
     )
-    made = {f"{name}_path": str(tmp_path / name) for name in ("report", "metrics", "images")}
-    measured = evaluate_step(dataset, model, "test", **made)
+    made = {f"{name}_path": str(tmp_path / name) for name in ("report", "metrics", "images", "confusion")}
+    measured, confusion = evaluate_step(dataset, model, "test", **made)
     export_step(dataset, model, made["metrics_path"], bundle)
     document = yaml.safe_load((tmp_path / "bundle" / "bundle.yaml").read_text())
     assert {"test/seg/dice", "test/seg/otsu_dice"} <= set(measured)
     assert document["metrics"] == measured == json.loads(Path(made["metrics_path"]).read_text())
     assert document["fingerprint"] == json.loads((tmp_path / "dataset" / "fingerprint.json").read_text())
-    assert "<html" in (tmp_path / "report").read_text()
+    report = (tmp_path / "report").read_text()
+    assert "1 epoch, " in report and "over epochs, training" in report  # its learning curves
+    assert "raw, trained on" in report and "raw, split test" in report  # the data's fingerprint beside what was seen
+    assert confusion[0] == ["seg: outside", "seg: inside"]
+    (_, false), (missed, true) = confusion[1]
+    assert 2 * true / (2 * true + false + missed) == pytest.approx(measured["test/seg/dice_pooled"])
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    page = tmp_path / "comparison"
     settings = {"model_name": f"steps {spatial_dims}", "metric": "", "split": "test", "minimal_gain": 0.0}
+    settings["report_path"] = str(page)
     assert compare_step(dataset, model, made["images_path"], **settings)  # there is no champion yet
+    assert "has no champion yet" in page.read_text()
     uri = register_step(bundle, settings["model_name"], champion=True)
     assert uri == f"models:/steps {spatial_dims}/1"
     assert not compare_step(dataset, model, made["images_path"], **settings)  # the champion against itself
+    assert f"models:/steps {spatial_dims}/1" in page.read_text() and "The candidate is not better" in page.read_text()
     Path(made["images_path"]).write_text("path\n")
     assert not compare_step(dataset, model, made["images_path"], **settings)  # nobody measured the candidate
+    assert "has a target" in page.read_text()

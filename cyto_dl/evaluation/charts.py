@@ -63,21 +63,21 @@ def histogram(values: np.ndarray, *, title: str, x_label: str, mean: float, inte
         title: As for `lines`.
         x_label: The value's name.
         mean: Vertical line.
-        interval: Shaded around it.
+        interval: Bracket above the bars.
     """
     low, high = _range(values)
     counts, edges = np.histogram(values, bins=min(_MOST_BINS, max(5, 2 * math.isqrt(len(values)))), range=(low, high))
     axes = _Axes((low, high), (0, float(counts.max())), is_padded=False)
     parts = [axes.grid(x_label, y_label="images")]
-    if interval is not None:
-        left, right = axes.x(interval[0]), axes.x(interval[1])
-        band = '<rect x="{:.1f}" y="{}" width="{:.1f}" height="{}" fill="{}" fill-opacity="0.16"/>'
-        parts.append(Markup(band).format(left, _TOP, max(right - left, 1), _HEIGHT - _TOP - _BOTTOM, INK))
     for count, start, end in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         if count:
             plural = "s" if count > 1 else ""
             parts.append(_bar(axes, start, end, count, ACCENT, f"{count} image{plural}: {start:.4g} to {end:.4g}"))
     parts.append(_vertical(axes, mean, dashes="none", colour=INK))
+    if interval is not None:
+        left, right = axes.x(interval[0]), axes.x(interval[1])
+        bracket = '<path d="M{0:.1f} {2}v-6H{1:.1f}v6" fill="none" stroke="{3}" stroke-width="1.5"/>'
+        parts.append(Markup(bracket).format(left, right, _TOP - 4, INK))
     return _svg(title, parts)
 
 

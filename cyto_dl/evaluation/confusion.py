@@ -37,9 +37,12 @@ class Confusion:
 
     @property
     def shares(self) -> np.ndarray:
-        """Of each row, the share of each column, (k, k); 0 in a row without counts."""
+        """Of each row, the share of each column, (k, k); 0 in a row without counts, and of what is no object."""
         totals = self.matrix.sum(axis=1, keepdims=True)
-        return self.matrix / np.maximum(totals, 1)
+        shares: np.ndarray = self.matrix / np.maximum(totals, 1)
+        if self.unit == "objects":
+            shares[1] = 0  # nobody counts the places where rightly nothing was found
+        return shares
 
 
 def count_confusion(output: Mapping[str, Any], prediction: Tensor, target: Tensor) -> np.ndarray | None:

@@ -80,7 +80,9 @@ def _story(table: pd.DataFrame, marker: float | None) -> str:
     devices = ", then ".join(dict.fromkeys(map(str, table["device"])))
     plural = "" if len(table) == 1 else "s"
     said = f"{len(table)} epoch{plural}, {int(table['step'].max())} steps, {duration(seconds)} on {devices}."
-    return said + (f" The dotted line is the evaluated checkpoint, of epoch {marker:.0f}." if marker else "")
+    return said + (
+        f" The dotted line is the evaluated checkpoint, of epoch {marker:.0f}, counted from 1." if marker else ""
+    )
 
 
 def duration(seconds: float) -> str:

@@ -70,5 +70,7 @@ def _percentiles(description: Mapping[str, Any], names: Sequence[str]) -> str:
 
 def _spread(spread: Mapping[str, Sequence[float]]) -> str:
     """The median, and what it ranges over, e.g. "256 × 256 (256 × 256 to 520 × 696)"."""
-    low, median, high = (" × ".join(f"{side:.4g}" for side in spread[name]) for name in ("min", "median", "max"))
+    low, median, high = (
+        "\u00a0×\u00a0".join(f"{side:.4g}" for side in spread[name]) for name in ("min", "median", "max")
+    )
     return median if low == high else f"{median} ({low} to {high})"

@@ -71,9 +71,7 @@ def write_report(
     lines = {head: list(_lines(evaluation, head)) for head in evaluation.figures}
     headlines = [f"{head}/{of_head[0].metric}" for head, of_head in lines.items() if of_head]
     step = (evaluation.provenance.get("checkpoint") or {}).get("step")
-    fingerprint = fingerprint or evaluation.fingerprint
-    described = {**fingerprint.get("columns", {}), f"evaluated, split {evaluation.split}": evaluation.seen}
-    described = {title: each for title, each in described.items() if each}
+    described = _described(evaluation, fingerprint or evaluation.fingerprint)
     return write_page(
         "report.html.j2",
         path,
@@ -89,6 +87,23 @@ def write_report(
         rows=evaluation.images[:_MOST_ROWS].to_dict("records"),
         config=yaml.safe_dump(evaluation.config, sort_keys=False, allow_unicode=True),
     )
+
+
+def _described(evaluation: Evaluation, fingerprint: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Columns of images by title: those that the model sees, as it learned from them and as it met them now; others."""
+    trained = dict(fingerprint.get("columns", {}))
+    source = evaluation.config["data"]["columns"].get(evaluation.config["model"]["x_key"])
+    first = {f"{source}, trained on": trained.pop(source)} if source in trained else {}
+    evaluated = {f"{source}, split {evaluation.split}": evaluation.seen} if evaluation.seen else {}
+    return first | evaluated | {f"{column}, trained on": each for column, each in trained.items()}
+
+
+def write_unmeasured(
+    path: str | PathLike[str], *, name: str, split: str, reason: str, curves: pd.DataFrame | None
+) -> Path:
+    """Write the report of a model that could not be measured: why, and how it learned; returns its path."""
+    drawn = None if curves is None else learning_curves(curves, headlines=[], step=None)
+    return write_page("unmeasured.html.j2", path, name=name, split=split, reason=reason, curves=drawn)
 
 
 def _distributions(head: str, lines: list[_Line]) -> list[Chart]:

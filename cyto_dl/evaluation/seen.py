@@ -3,6 +3,7 @@
 image --while it is measured--> size, pixel size, some of its values;  those of all images -> spreads, percentiles
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ _NUM_VALUES = 4096  # of an image, spread evenly: 1000 images then take 16 MB
 class Seen:
     """What is remembered of one image; `values` are some of its intensities as they are in the file."""
 
+    dtype: str
     num_channels: int
     size: tuple[int, ...]
     spacing_um: tuple[float, ...] | None
@@ -28,7 +30,7 @@ class Seen:
 def look_at(image: Image) -> Seen:
     """Remember an image by its size and some values."""
     values = image.array.ravel()[:: max(1, image.array.size // _NUM_VALUES)].astype(np.float32)
-    return Seen(image.array.shape[0], image.array.shape[1:], image.spacing_um, values)
+    return Seen(str(image.array.dtype), image.array.shape[0], image.array.shape[1:], image.spacing_um, values)
 
 
 def describe_seen(images: Sequence[Seen]) -> dict[str, Any]:
@@ -38,6 +40,7 @@ def describe_seen(images: Sequence[Seen]) -> dict[str, Any]:
     percentiles = np.percentile(values, PERCENTILES)
     return {
         "num_images": len(images),
+        "dtypes": dict(Counter(image.dtype for image in images)),
         "num_channels": sorted({image.num_channels for image in images}),
         "size": _spread([image.size for image in images]),
         "spacing_um": _spread(spacings) if spacings else None,

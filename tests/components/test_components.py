@@ -20,6 +20,7 @@ from components.image import DEFAULT_IMAGE
 from components.prepare_data import prepare_data
 from components.register import register
 from components.train import train
+from cyto_dl.steps import Measured
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted({path.stem for path in (ROOT / "components").glob("*.py")} - {"__init__", "image"})
@@ -144,13 +145,26 @@ def test_train_logs_what_the_training_returns(step, artifact):
     assert call == {**settings, **paths}
 
 
-def test_evaluate_logs_what_the_evaluation_returns(step, artifact):
-    call = step("evaluate_step", {"test/seg/dice": 0.9})
+@pytest.mark.parametrize("has_categories", [True, False])
+def test_evaluate_logs_what_the_evaluation_returns(step, artifact, has_categories):
+    matrix = (["seg: outside", "seg: inside"], [[90, 4], [1, 5]]) if has_categories else None
+    call = step("evaluate_step", Measured({"test/seg/dice": 0.9}, matrix))
     dataset, model = artifact(dsl.Dataset, "dataset"), artifact(dsl.Model, "model")
     report, metrics = artifact(dsl.HTML, "report"), artifact(dsl.Metrics, "metrics")
-    images = artifact(dsl.Dataset, "images")
-    evaluate.python_func(dataset=dataset, model=model, split="test", report=report, metrics=metrics, images=images)
+    images, confusion = artifact(dsl.Dataset, "images"), artifact(dsl.ClassificationMetrics, "confusion")
+    outputs = {"report": report, "metrics": metrics, "images": images, "confusion": confusion}
+    evaluate.python_func(dataset=dataset, model=model, split="test", **outputs)
     assert metrics.metadata == {"test/seg/dice": 0.9}
+    assert confusion.metadata == (
+        {
+            "confusionMatrix": {
+                "annotationSpecs": [{"displayName": "seg: outside"}, {"displayName": "seg: inside"}],
+                "rows": [{"row": [90, 4]}, {"row": [1, 5]}],
+            }
+        }
+        if has_categories
+        else {}
+    )
     assert call == {
         "dataset_dir": dataset.path,
         "model_dir": model.path,
@@ -158,20 +172,23 @@ def test_evaluate_logs_what_the_evaluation_returns(step, artifact):
         "report_path": report.path,
         "metrics_path": metrics.path,
         "images_path": images.path,
+        "confusion_path": confusion.path,
     }
 
 
 @pytest.mark.parametrize("answer", [True, False])
-def test_compare_returns_the_answer_and_nothing_else(step, artifact, answer):
-    """A condition on a named output would be skipped without a word."""
+def test_compare_returns_the_answer_under_the_name_that_conditions_read(step, artifact, answer):
+    """A condition on any other output would be skipped without a word."""
     call = step("compare_step", answer)
     dataset, model = artifact(dsl.Dataset, "dataset"), artifact(dsl.Model, "model")
     images = artifact(dsl.Dataset, "images")
     settings = {"model_name": "nuclei", "metric": "test/seg/dice", "split": "test", "minimal_gain": 0.01}
-    assert compare.python_func(dataset=dataset, model=model, images=images, **settings) is answer
+    page = artifact(dsl.HTML, "comparison")
+    assert compare.python_func(dataset=dataset, model=model, images=images, comparison=page, **settings) is answer
     paths = {"dataset_dir": dataset.path, "model_dir": model.path, "images_path": images.path}
-    assert call == {**settings, **paths}
-    assert {name: output.type for name, output in compare.component_spec.outputs.items()} == {"Output": "Boolean"}
+    assert call == {**settings, **paths, "report_path": page.path}
+    outputs = {name: output.type for name, output in compare.component_spec.outputs.items()}
+    assert outputs == {"Output": "Boolean", "comparison": "system.HTML@0.0.1"}
 
 
 def test_register_returns_the_version(step, artifact):

@@ -93,8 +93,14 @@ def test_artifacts_have_the_types_that_the_server_draws(documents):
     assert found == {
         "comp-prepare-data": {"dataset": "system.Dataset"},
         "comp-train": {"model": "system.Model", "metrics": "system.Metrics"},
-        "comp-evaluate": {"report": "system.HTML", "metrics": "system.Metrics", "images": "system.Dataset"},
+        "comp-evaluate": {
+            "report": "system.HTML",
+            "metrics": "system.Metrics",
+            "images": "system.Dataset",
+            "confusion": "system.ClassificationMetrics",
+        },
         "comp-export": {"bundle": "system.Model"},
+        "comp-compare": {"comparison": "system.HTML"},
     }
 
 
