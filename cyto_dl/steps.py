@@ -312,7 +312,9 @@ def _tracking_uri() -> str:
 def quiet_libraries() -> None:
     """A step's launcher shows every library's INFO; these fill screens, the first already when it is imported."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a log is no terminal
-    for name in ("alembic", "lightning.pytorch.utilities.rank_zero", "mlflow.pyfunc", "mlflow.store.db.utils"):
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the run is named where it begins
+    names = ("alembic", "botocore", "lightning.pytorch.utilities.rank_zero", "mlflow.pyfunc", "mlflow.store.db.utils")
+    for name in names:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
