@@ -2,19 +2,23 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning import Callback
 
 from cyto_dl.bundle import export_bundle
 from cyto_dl.bundle.checkpoint import read_checkpoint
 from cyto_dl.data.image import write_image
+from cyto_dl.errors import StorageError
 from cyto_dl.prediction_steps import collect_step, plan_step, predict_step
 from tests.bundle.tiny import SHAPE, checkpoint_of, experiment, write_images
 from tests.integration.process import environment, run
+from tests.integration.test_s3 import upload
 from tests.integration.trainings_on_s3 import EXTRA, fit
 from tests.test_train import assert_same_weights, overrides_for
 
@@ -59,6 +63,48 @@ def test_copies_of_objects_that_do_not_fit_on_the_disk_are_one_message(bucket, s
     assert ended.returncode == 3, ended.stderr
     assert "the disk is full, no copy of" in ended.stderr and "Set TMPDIR to a larger disk" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+class BeforeTheFourthStep(Callback):
+    """Does something to the store from which the images of the training come."""
+
+    def __init__(self, disturb):
+        self.disturb = disturb
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 3:
+            self.disturb()
+
+
+def test_a_training_whose_images_are_in_a_store_that_is_down_waits_for_it(bucket, store, manifest_folder, tmp_path):
+    folder = manifest_folder()
+    on_s3 = [f"data.path={upload(folder, bucket, 'blobs')}/manifest.csv", "data.cache_dir=null"]
+    back = threading.Timer(5, store.start)
+
+    def outage():
+        store.stop()
+        back.start()
+
+    found = fit(folder, tmp_path / "run", *on_s3, callbacks=[BeforeTheFourthStep(outage)])
+    back.join()
+    assert_same_weights(found, fit(folder, tmp_path / "undisturbed"))
+
+
+def test_a_training_whose_images_are_refused_ends_at_once_and_goes_on_with_another_key(
+    bucket, store, manifest_folder, tmp_path, monkeypatch
+):
+    folder, key = manifest_folder(), store.secret_key
+    on_s3 = [f"data.path={upload(folder, bucket, 'blobs')}/manifest.csv", "data.cache_dir=null"]
+    disturbance = BeforeTheFourthStep(lambda: store.change_key("another-key-of-the-tests"))
+    try:
+        with pytest.raises(StorageError, match=f"s3://{bucket.name}/blobs/.*SignatureDoesNotMatch.*Check AWS_ACCESS"):
+            fit(folder, tmp_path / "run", *on_s3, callbacks=[disturbance])
+        assert read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 2
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", store.secret_key)
+        found = fit(folder, tmp_path / "run", *on_s3)
+    finally:
+        store.change_key(key)
+    assert_same_weights(found, fit(folder, tmp_path / "undisturbed"))
 
 
 def cut_off(content):
