@@ -49,12 +49,12 @@ def end_at(step, moment, bucket, signal_number):
     return EndAt(step, moment, boto3.resource("s3").Bucket(bucket), signal_number)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 2, 5])  # which draw each of the moments, in the first, second and third epoch
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_lost_at_a_random_moment_goes_on_from_s3_to_the_same_weights(
     bucket, store, manifest_folder, tmp_path, ending, seed, caplog
 ):
-    draw = random.Random(f"{ending} {seed}")
+    draw = random.Random(seed)
     step, moment = draw.randint(1, 4), draw.choice(MOMENTS)
     folder = manifest_folder()
     end = f"_target_: {__name__}.end_at, step: {step}, moment: {moment}, bucket: {bucket.name}"
