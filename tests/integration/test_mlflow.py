@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,13 +17,12 @@ from mlflow.tracking import MlflowClient
 from cyto_dl.bundle import export, export_bundle, load_bundle
 from cyto_dl.bundle.provenance import git_commit
 from cyto_dl.config import compose_experiment
-from cyto_dl.data.image import read_image
 from cyto_dl.errors import StorageError
 from cyto_dl.registry import find_champion, promote, register_bundle
 from cyto_dl.train import train
 from tests.bundle.tiny import checkpoint_of, experiment, write_images
 from tests.integration.mlflow_server import mlflow_server
-from tests.integration.process import ROOT, run
+from tests.integration.process import PATIENCE_S, ROOT, run
 from tests.serving.process import free_ports
 from tests.test_train import overrides_for
 
@@ -86,6 +86,26 @@ def test_a_training_leaves_everything_in_the_server(client, manifest_folder, tmp
     requirements = client.download_artifacts(found.info.run_id, "requirements.txt", str(tmp_path))
     with open(requirements) as file:
         assert any(line.startswith("torch==") for line in file)
+
+
+class WaitForCheckpoint(Callback):
+    """Begins the second epoch when the server has a checkpoint of the first."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            client, run_id = MlflowClient(os.environ["MLFLOW_TRACKING_URI"]), trainer.loggers[0].run_id
+            deadline = time.monotonic() + PATIENCE_S
+            while "checkpoints/last.ckpt" not in artifacts(client, run_id, "checkpoints"):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+
+def test_a_checkpoint_is_in_the_server_while_the_training_goes_on(client, manifest_folder, tmp_path):
+    wait = f"+callbacks.wait={{_target_: {__name__}.WaitForCheckpoint}}"
+    train_here(manifest_folder(), tmp_path / "run", "experiment_name=early", "trainer.max_epochs=2", "test=false", wait)
+    stored = artifacts(client, only_run(client, "early").info.run_id, "checkpoints")
+    written = tmp_path / "run" / "checkpoints"
+    assert stored == {f"checkpoints/{path.name}": path.stat().st_size for path in written.glob("*.ckpt")}
 
 
 def test_a_training_that_was_killed_goes_on_in_its_run(client, address, manifest_folder, tmp_path):
@@ -208,26 +228,31 @@ def unsent(output_dir):
     return (output_dir / "mlflow_unsent.jsonl").read_text()
 
 
-def test_a_champion_in_the_server_predicts_in_another_process(client, address, tmp_path, monkeypatch):
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_mlflows_own_command_predicts_the_input_example_of_a_champion(address, tmp_path, monkeypatch, spatial_dims):
     monkeypatch.setattr(export, "export_onnx", lambda *_: {"error": "left out by a test"})
-    checkpoint_of(experiment(write_images(tmp_path)), tmp_path / "run/checkpoints/best.ckpt")
+    manifest = write_images(tmp_path, spatial_dims)
+    checkpoint_of(experiment(manifest, spatial_dims), tmp_path / "run/checkpoints/best.ckpt")
     bundle = export_bundle(tmp_path / "run", tmp_path / "bundle")
-    version = register_bundle(bundle, "tiny", tracking_uri=address)
+    name = f"tiny-{spatial_dims}d"
+    version = register_bundle(bundle, name, tracking_uri=address)
     promote(version, tracking_uri=address)
-    assert find_champion("tiny", tracking_uri=address) == version
+    assert find_champion(name, tracking_uri=address) == version
 
-    image = read_image(tmp_path / "raw_2.ome.tif", spatial_dims=2).array
-    (tmp_path / "image.json").write_text(json.dumps({"inputs": image.tolist()}))
-    command = [sys.executable, "-m", "mlflow", "models", "predict", "-m", "models:/tiny@champion", "-t", "json"]
-    command += ["--env-manager", "local", "-i", tmp_path / "image.json", "-o", tmp_path / "prediction.json"]
-    ended = run(command, cwd=tmp_path, values={"MLFLOW_TRACKING_URI": address, "PYTHONPATH": str(ROOT)})
-    assert ended.returncode == 0, ended.stderr
+    def use_mlflow(*command):
+        values = {"MLFLOW_TRACKING_URI": address, "PYTHONPATH": str(ROOT)}
+        ended = run([sys.executable, "-m", "mlflow", *command], cwd=tmp_path, values=values)
+        assert ended.returncode == 0, ended.stderr
+
+    use_mlflow("artifacts", "download", "-u", f"models:/{name}@champion", "-d", tmp_path / "champion")
+    example = tmp_path / "champion" / "serving_input_example.json"
+    command = ["models", "predict", "-m", f"models:/{name}@champion", "-t", "json", "--env-manager", "local"]
+    use_mlflow(*command, "-i", example, "-o", tmp_path / "prediction.json")
     predicted = json.loads((tmp_path / "prediction.json").read_text())["predictions"]
 
-    command = [sys.executable, "-m", "mlflow", "artifacts", "download", "-u", "models:/tiny@champion/artifacts"]
-    ended = run([*command, "-d", tmp_path / "champion"], cwd=tmp_path, values={"MLFLOW_TRACKING_URI": address})
-    assert ended.returncode == 0, ended.stderr
     (downloaded,) = (tmp_path / "champion").rglob("bundle.yaml")
+    image = np.array(json.loads(example.read_text())["inputs"], np.float32)
+    assert image.ndim == 1 + spatial_dims
     expected = load_bundle(downloaded.parent).predict(image)
     assert np.array_equal(np.array(predicted["seg"]), expected["seg"])
     # as JSON has them: float32 in decimal digits
