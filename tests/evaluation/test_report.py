@@ -2,11 +2,13 @@
 
 import html
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 
-from cyto_dl.evaluation import evaluate, write_report
+from cyto_dl.evaluation import evaluate, write_report, write_unmeasured
 from tests.bundle.tiny import experiment, predictor_of, write_images
 from tests.evaluation.objects import of_cells, write_cells
 
@@ -16,13 +18,17 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.addresses = [], []
+        self.open, self.addresses, self.styles = [], [], ""
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         if tag not in ("meta", "img", "br"):
             self.open.append(tag)
         self.addresses += [value for name, value in attributes if name in ("src", "href")]
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "style":
+            self.styles += data
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -45,6 +51,7 @@ def test_the_report_is_a_page_that_loads_nothing_from_elsewhere(evaluation, tmp_
     page = Page(write_report(evaluation, tmp_path / "report.html").read_text())
     assert page.open == []
     assert page.addresses
+    assert "http://" not in page.styles and "https://" not in page.styles and "url(" not in page.styles
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
 
 
@@ -71,6 +78,82 @@ def test_mean_and_pooled_value_stand_side_by_side_with_their_intervals(evaluatio
     for name, (value, interval) in zip((metric, f"{metric}_pooled"), (cells[1:3], cells[3:5]), strict=True):
         assert value == f"{evaluation.summary[name]:.4f}"
         assert interval == "{:.4f} – {:.4f}".format(*evaluation.intervals[name])
+
+
+def test_data_curves_and_what_was_taken_for_what_are_shown(evaluation, tmp_path):
+    curves = {"epoch": [1, 2], "step": [3, 6], "seconds": [1, 1], "device": ["cpu", "cpu"], "valid/loss": [2.0, 1.0]}
+    source = {"num_images": 7, "dtypes": {"uint16": 7}, "num_channels": [1]}
+    how = {"curves": pd.DataFrame(curves), "fingerprint": {"columns": {"raw": source, "seg": source}}}
+    text = write_report(evaluation, tmp_path / "report.html", **how).read_text()
+    assert Page(text).open == []
+    titles = [
+        title for title in ("raw, trained on", "raw, split test", "seg, trained on") if f"<th>{title}</th>" in text
+    ]
+    assert len(titles) == 3
+    assert "2 epochs, 6 steps" in text and 'aria-label="loss over epochs, validation"' in text
+    for confusion in evaluation.confusion.values():
+        assert f"in {confusion.unit}" in text
+        assert f"{confusion.matrix[0, 0]:,}" in text
+    assert len(evaluation.confusion) == 1  # an intensity is not taken for another one
+    numbers = ", ".join(f"{split} {number}" for split, number in evaluation.splits.items())
+    assert f"Rows of the evaluated manifest: {numbers}" in text
+
+
+def test_where_there_are_no_curves_and_no_fingerprint_the_report_says_so(evaluation, tmp_path):
+    text = write_report(evaluation, tmp_path / "report.html").read_text()
+    assert "There are none: the folder of the training" in text
+    assert "How the training data looked is not known" in text
+
+
+def test_every_metric_of_several_images_is_drawn(evaluation, tmp_path):
+    text = write_report(evaluation, tmp_path / "report.html").read_text()
+    for column in evaluation.images.columns:
+        head, _, metric = column.partition("/")
+        if metric and "otsu" not in metric and evaluation.images[column].notna().sum() > 1:
+            assert f'aria-label="{head}: how {metric} is spread over' in text
+
+
+def test_of_a_stack_the_shown_plane_is_named(evaluation, tmp_path):
+    text = write_report(evaluation, tmp_path / "report.html").read_text()
+    assert bool(re.search(r"plane \d+ of 10", text)) == ("spatial_dims: 3" in text)
+
+
+def test_pictures_and_drawings_are_described_for_those_who_do_not_see_them(evaluation, tmp_path):
+    text = write_report(evaluation, tmp_path / "report.html").read_text()
+    assert all(re.search(r'alt="[^"]+"', picture) for picture in re.findall(r"<img [^>]+>", text))
+    assert all(re.search(r'aria-label="[^"]+"', drawing) for drawing in re.findall(r"<svg [^>]+>", text))
+
+
+def test_thousands_of_images_make_no_page_that_a_browser_is_slow_with(evaluation, tmp_path):
+    many = replace(evaluation, images=pd.concat([evaluation.images] * 5000, ignore_index=True))
+    path = write_report(many, tmp_path / "report.html")
+    assert f"The first 500 of {len(many.images)}" in path.read_text()
+    assert path.stat().st_size < 2e6  # bytes
+
+
+def test_metrics_that_no_image_defines_leave_a_page_that_reads_well(evaluation, tmp_path):
+    columns = [column for column in evaluation.images if "/" in column]
+    undefined = replace(
+        evaluation,
+        images=evaluation.images.assign(**dict.fromkeys(columns, float("nan"))),
+        summary={},
+        intervals={},
+        figures={head: [] for head in evaluation.figures},
+        confusion={},
+    )
+    text = write_report(undefined, tmp_path / "report.html").read_text()
+    assert Page(text).open == []
+    assert "Here no image defines a metric of this head" in text
+    assert not re.search(r"\bnan\b", text)
+
+
+def test_a_model_that_cannot_be_measured_has_a_page_with_the_reason_and_its_curves(tmp_path):
+    curves = {"epoch": [1], "step": [3], "seconds": [1], "device": ["cpu"], "train/loss": [2.0]}
+    how = {"name": "<denoise>", "split": "test", "reason": "no image has a target"}
+    path = write_unmeasured(tmp_path / "report.html", **how, curves=pd.DataFrame(curves))
+    text = path.read_text()
+    assert Page(text).open == []
+    assert "no image has a target" in text and "1 epoch, 3 steps" in text and "<denoise>" not in text
 
 
 def test_names_from_the_data_cannot_break_the_page(evaluation, tmp_path):

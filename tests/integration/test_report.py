@@ -1,13 +1,18 @@
-"""The report in a real browser: complete, readable on a narrow page too, and without a request to anywhere."""
+"""Report and comparison in a real browser: complete, readable on a narrow page too, without a request to anywhere."""
 
 import io
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from playwright.sync_api import Error, sync_playwright
 
+from cyto_dl.comparison import compare_values
 from cyto_dl.evaluation import evaluate, write_report
+from cyto_dl.evaluation.comparison_page import write_comparison
 from tests.bundle.tiny import experiment, predictor_of, write_images
 from tests.evaluation.objects import of_cells, write_cells
 
@@ -41,10 +46,15 @@ def evaluation(request, tmp_path_factory):
 
 
 @pytest.fixture(params=WIDTH_PX.values(), ids=WIDTH_PX.keys())
-def page(request, chromium, evaluation, tmp_path):
-    """The opened report, which keeps in `requests` what it asked for and in `complaints` what the browser said."""
-    address = write_report(evaluation, tmp_path / "report.html").as_uri()
-    with chromium.new_context(viewport={"width": request.param, "height": 900}) as context:
+def width_px(request):
+    return request.param
+
+
+@contextmanager
+def opened(chromium, path, width_px):
+    """The opened page, which keeps in `requests` what it asked for and in `complaints` what the browser said."""
+    address = path.as_uri()
+    with chromium.new_context(viewport={"width": width_px, "height": 900}) as context:
         page = context.new_page()
         page.requests, page.complaints = [], []
         page.on("request", lambda asked: page.requests.append(asked.url))
@@ -52,6 +62,18 @@ def page(request, chromium, evaluation, tmp_path):
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
         context.route("**/*", lambda route: route.continue_() if route.request.url == address else route.abort())
         page.goto(address)
+        yield page
+
+
+@pytest.fixture
+def page(width_px, chromium, evaluation, tmp_path):
+    """The opened report of a model with learning curves and a fingerprint."""
+    epochs = np.arange(1, 61)
+    curves = pd.DataFrame({"epoch": epochs, "step": epochs * 10, "seconds": 9.0, "device": "cpu"})
+    curves = curves.assign(**{"train/loss": 1 / epochs, "valid/loss": 1 / epochs + 0.1})
+    fingerprint = {"columns": dict.fromkeys(("raw", "a_column_with_a_long_name", "another_one"), evaluation.seen)}
+    path = write_report(evaluation, tmp_path / "report.html", curves=curves, fingerprint=fingerprint)
+    with opened(chromium, path, width_px) as page:
         yield page
 
 
@@ -67,7 +89,9 @@ def test_every_head_has_its_table_and_its_pictures(page, evaluation):
         section = page.locator("section", has=page.get_by_role("heading", name=head, exact=True))
         names = [name.removeprefix("test/") for name in evaluation.summary if name.startswith(f"test/{head}/")]
         assert names
-        assert section.locator("table tbody tr").count() == len({name.removesuffix("_pooled") for name in names})
+        assert section.locator("table").first.locator("tbody tr").count() == len(
+            {name.removesuffix("_pooled") for name in names}
+        )
         assert section.locator("img").count() == sum(len(figure.pictures) for figure in figures) > 0
 
 
@@ -79,6 +103,22 @@ def test_every_picture_is_decoded_and_shown(page):
         assert box["width"] > 50 and box["height"] > 20
     shown = np.asarray(Image.open(io.BytesIO(pictures.first.screenshot())).convert("L"))
     assert shown.std() > 10  # grey levels: the bright box is seen on its darker ground
+
+
+def test_drawings_have_the_width_of_their_column_and_text_that_can_be_read(page):
+    drawings = page.locator("svg").all()
+    assert len(drawings) > 2
+    for drawing in drawings:
+        box = drawing.bounding_box()
+        assert box["width"] > 250 and box["height"] > 150
+        heights = drawing.evaluate(
+            "svg => [...svg.querySelectorAll('text')].map(t => t.getBoundingClientRect().height)"
+        )
+        assert min(height for height in heights if height) >= 9  # CSS pixels: what a phone shows legibly
+        ends = drawing.evaluate("svg => [...svg.querySelectorAll('text')].map(t => t.getBoundingClientRect().right)")
+        assert max(ends) <= box["x"] + box["width"] + 1
+    labels = [drawing.get_attribute("aria-label") for drawing in drawings]
+    assert "loss over epochs, training and validation" in labels
 
 
 def test_nothing_is_cut_off_and_the_page_is_not_blank(page):
@@ -96,3 +136,21 @@ def test_the_configuration_opens_at_a_click(page):
     page.locator("summary").click()
     assert "_target_: cyto_dl.model.MultiTaskIm2Im" in configuration.inner_text()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_a_comparison_reads_well_on_every_width(width_px, chromium, tmp_path):
+    rng = np.random.default_rng(0)
+    champion = rng.uniform(0.2, 0.9, 300)
+    candidate = champion + rng.normal(0.03, 0.05, 300)
+    paths = [f"s3://bucket/a/long/folder/of/plate_{index // 96}/well_{index % 96}.ome.tif" for index in range(300)]
+    table = {"path": paths, "candidate": candidate, "champion": champion, "gain": candidate - champion}
+    comparison = compare_values(candidate, champion, higher_is_better=True)
+    comparison = replace(comparison, metric="test/seg/dice", images=pd.DataFrame(table))
+    path = write_comparison(comparison, tmp_path / "comparison.html", name="nuclei", champion="models:/nuclei/3")
+    with opened(chromium, path, width_px) as page:
+        assert page.requests == [page.url] and page.complaints == []
+        assert "The candidate is better." in page.locator(".verdict").inner_text()
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert page.locator("svg").bounding_box()["width"] > 250
+        assert page.locator("svg rect").count() == 250  # of 300 images, evenly chosen ranks
+        assert page.locator("tbody tr").count() == 10
