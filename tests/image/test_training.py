@@ -93,14 +93,14 @@ def test_the_pipeline_promotes_a_model_that_is_served_as_it_predicts(
     assert {path.parent.name for path in shared_folder.rglob("executor_output.json")} >= STEPS
     (bundle,) = (path.parent for path in shared_folder.rglob("export/bundle/bundle.yaml"))
     champion = MlflowClient(f"sqlite:///{shared_folder / 'mlflow.db'}").get_model_version_by_alias("blobs", "champion")
-    assert champion.version == "1"
+    assert int(champion.version) == 1
 
     (measured,) = pd.read_csv(folder / "manifest.csv").query("split == 'test'")["raw"].iloc[:1]
     output = shared_folder / "predictions"
     image.run("cyto-dl", "predict", bundle, folder / measured, "--output", output, folder=shared_folder)
     (file,) = (output / "seg").iterdir()
     wanted, picture = tifffile.imread(file), read_image(folder / measured, spatial_dims=2).array
-    assert len(np.unique(wanted)) == 2  # blobs and background
+    assert np.ptp(wanted) > 100  # of 255: blobs and background
     name = yaml.safe_load((bundle / "bundle.yaml").read_text())["name"]
     with image.server(bundle, model=name) as address:
         np.testing.assert_array_equal(np.squeeze(ask(address, name, "seg", picture)), np.squeeze(wanted))
