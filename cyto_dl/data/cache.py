@@ -74,9 +74,19 @@ class CachedDataset(PersistentDataset):
         self._steps_hash = _hash([FORMAT, __version__, *map(describe, transforms)]) if cache_dir is not None else ""
         self._files: dict[int, Path] = {}
         self._disk_is_full = False
+        # Time of change of files whose checksums were compared; shared with loader workers, which live for an epoch.
+        self._checked = torch.zeros(max(len(rows), 1), dtype=torch.int64).share_memory_()
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # one at a time is what there is a use for
-        return self._cachecheck(self.data[index])
+        row = self.data[index]
+        if self.cache_dir is None:
+            return self._pre_transform(row)
+        file = self._file(row, self.cache_dir)
+        if file.is_file() and (sample := self._load(index, file)) is not None:
+            return sample
+        sample = self._pre_transform(row)
+        self._disk_is_full = self._disk_is_full or not _save(sample, file)
+        return sample if self._disk_is_full else self._load(index, file) or sample
 
     def name(self, index: int, key: str) -> str:
         """What messages call an image of a row: its path, or where the row stands if it is an array."""
@@ -85,16 +95,18 @@ class CachedDataset(PersistentDataset):
     def _missing(self, row: Row) -> frozenset[str]:
         return frozenset(key for key in self.target_keys if key not in row)
 
-    def _cachecheck(self, item_transformed: Row) -> Sample:
-        """PersistentDataset's hook: the sample of a row, from the cache or computed and kept."""
-        if self.cache_dir is None:
-            return self._pre_transform(item_transformed)
-        file = self._file(item_transformed, self.cache_dir)
-        if file.is_file() and (sample := _load(file)) is not None:
-            return sample
-        sample = self._pre_transform(item_transformed)
-        self._disk_is_full = self._disk_is_full or not _save(sample, file)
-        return sample if self._disk_is_full else _load(file) or sample
+    def _load(self, index: int, file: Path) -> Sample | None:
+        """The sample of a row's cache file, mapped into memory; None if the file is damaged."""
+        try:
+            stat = file.stat()
+            if self._checked[index] != stat.st_mtime_ns:
+                _compare_checksums(file)
+                self._checked[index] = stat.st_mtime_ns
+            return _mapped(file, stat.st_size, stat.st_mtime_ns)
+        except DAMAGED as error:
+            reason = str(error).partition("\n")[0]
+        logger.warning("the cached file %s is damaged (%s); it is computed again", file, reason)
+        return None
 
     def _pre_transform(self, item_transformed: Row) -> Sample:
         path = _name(item_transformed, self.source_key)
@@ -176,33 +188,20 @@ def _save(sample: Sample, file: Path) -> bool:
     return True
 
 
-def _load(file: Path) -> Sample | None:
-    """The sample of a cache file, mapped into memory; None if the file is damaged."""
-    try:
-        stat = file.stat()
-        return _mapped(file, stat.st_size, stat.st_mtime_ns)
-    except DAMAGED as error:
-        reason = str(error).partition("\n")[0]
-    logger.warning("the cached file %s is damaged (%s); it is computed again", file, reason)
-    return None
-
-
 @functools.lru_cache(maxsize=NUM_MAPPED)
 def _mapped(file: Path, size: int, mtime_ns: int) -> Sample:
     """The sample of a file that has this size and time of change: one that was changed is read again."""
-    _check_content(file, size, mtime_ns)
     content = torch.load(file, mmap=True, weights_only=True)
     if isinstance(content, Mapping) and content.keys() == set(Sample._fields):
         return Sample(**content)
     raise ValueError("it holds something else")
 
 
-@functools.cache
-def _check_content(file: Path, size: int, mtime_ns: int) -> None:
-    """Compare a file with the CRC-32s in it, once per process: what is mapped is not compared by torch.
+def _compare_checksums(file: Path) -> None:
+    """See that a file has the content of its CRC-32s, which torch does not compare in what it maps.
 
     Raises:
-        ValueError: They differ.
+        ValueError: It has not.
     """
     with zipfile.ZipFile(file) as archive:
         if name := archive.testzip():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from monai.transforms import NormalizeIntensityd, ScaleIntensityd, Spacingd
 
+from cyto_dl.data import cache
 from cyto_dl.data.cache import CachedDataset
 from cyto_dl.data.image import write_image
 from cyto_dl.data.transforms import ReadImaged
@@ -156,6 +157,18 @@ def test_the_flipped_bit_of_a_pixel_is_found(rows, tmp_path, caplog):
     file.write_bytes(content)
     make(rows, tmp_path / "cache")[0]
     assert "is damaged (the checksum of its part" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_what_a_loader_worker_compared_with_its_checksums_the_next_one_does_not(rows, tmp_path, monkeypatch, method):
+    make(rows, tmp_path / "cache")[0]
+    dataset = make(rows, tmp_path / "cache")
+    worker = torch.multiprocessing.get_context(method).Process(target=dataset.__getitem__, args=(0,))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    monkeypatch.setattr(cache, "_compare_checksums", lambda file: pytest.fail("compared again"))
+    dataset[0]
 
 
 def read_all_with_limit(rows, cache_dir, results):
