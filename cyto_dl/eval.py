@@ -93,7 +93,8 @@ def evaluate_checkpoint(
         curves=read_curves(run_dir),
         fingerprint=evaluation.fingerprint or _fingerprint_beside(experiment["data"].get("path"), images),
     )
-    log_evaluation(run_dir, evaluation.summary, [report, folder / "intervals.json", folder / "images.csv"])
+    others = [folder / name for name in ("intervals.json", "images.csv", "confusion.json")]
+    log_evaluation(run_dir, evaluation.summary, [report, *others])
     logger.info("evaluated %d images: %s", len(evaluation.images), report)
     return evaluation.summary
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mlflow.tracking import MlflowClient
 
 from cyto_dl.config import compose_experiment
 from cyto_dl.errors import ConfigError
@@ -150,6 +151,7 @@ def test_the_steps_hand_their_folders_on(manifest_folder, tmp_path, spatial_dims
     patch = {2: "[32,32]", 3: "[8,16,16]"}[spatial_dims]
     overrides = ["trainer=cpu", "trainer.max_epochs=1", f"data.patch_shape={patch}", "data.patches_per_image=1"]
     overrides += ["callbacks.previews=null", "model.backbone.filters=[4,8,8,8]", f"model.inference.roi_size={patch}"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
     prepare_step(str(manifest_folder(spatial_dims, test=2) / "manifest.csv"), dataset, **described)
     train_step(
         dataset,
@@ -173,7 +175,6 @@ def test_the_steps_hand_their_folders_on(manifest_folder, tmp_path, spatial_dims
     (_, false), (missed, true) = confusion[1]
     assert 2 * true / (2 * true + false + missed) == pytest.approx(measured["test/seg/dice_pooled"])
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
     page = tmp_path / "comparison"
     settings = {"model_name": f"steps {spatial_dims}", "metric": "", "split": "test", "minimal_gain": 0.0}
     settings["report_path"] = str(page)
@@ -186,3 +187,10 @@ def test_the_steps_hand_their_folders_on(manifest_folder, tmp_path, spatial_dims
     Path(made["images_path"]).write_text("path\n")
     assert not compare_step(dataset, model, made["images_path"], **settings)  # nobody measured the candidate
     assert "has a target" in page.read_text()
+
+    run = json.loads((Path(model) / "mlflow.json").read_text())
+    client = MlflowClient(run["tracking_uri"])
+    logged = {file.path for file in client.list_artifacts(run["run_id"], "evaluation")}
+    pages = ("report.html", "comparison.html", "confusion.json", "images.csv", "intervals.json")
+    assert logged == {f"evaluation/{name}" for name in pages}
+    assert client.get_run(run["run_id"]).data.metrics["comparison/gain"] == 0
