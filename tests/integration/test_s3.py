@@ -108,6 +108,21 @@ def test_a_manifest_in_the_store_is_prepared_for_a_pipeline(bucket, manifest_fol
     assert prepared["raw"].str.startswith(f"{address}/raw_").all()
 
 
+def test_a_missing_object_and_a_copy_in_another_split_are_said_together(bucket, manifest_folder, tmp_path):
+    folder = manifest_folder()
+    (folder / "raw_0.tif").unlink()
+    shutil.copy(folder / "raw_1.tif", folder / "raw_3.tif")
+    address = upload(folder, bucket, "blobs")
+    with pytest.raises(ManifestError) as caught:
+        prepare_step(
+            f"{address}/manifest.csv", str(tmp_path / "out"), source_col="raw", target_cols=["seg"], spatial_dims=2
+        )
+    assert f"manifest.csv:2: {address}/raw_0.tif" in str(caught.value)
+    assert f"train (manifest.csv:3: {address}/raw_1.tif), test (manifest.csv:5: {address}/raw_3.tif)" in str(
+        caught.value
+    )
+
+
 def test_a_bundle_in_the_store_is_loaded_and_shown_like_a_local_one(bucket, bundle, store):
     address = upload(bundle, bucket, "models/tiny")
     image = read_image(bundle.parent / "raw_0.ome.tif", spatial_dims=2)
