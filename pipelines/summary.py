@@ -92,15 +92,15 @@ class Summary:
 
 
 def summarize(pipeline_spec: "PipelineSpec", folder: Path, story: Story, *, seconds: float) -> Summary:
-    """The outcome of the run in `folder`.
+    """The outcome of the run in `folder`; of steps inside of conditions too, not of those that ran once an item.
 
     A page (KFP's HTML artifact) is copied to <folder>/<name>.html, because KFP's own file has no suffix.
     """
     places: dict[str, str] = {}
     metrics: dict[str, float] = {}
-    for task in pipeline_spec.root.dag.tasks.values():
-        definitions = pipeline_spec.components[task.component_ref.name].output_definitions.artifacts
-        for name, artifact in _artifacts(folder, task.component_ref.name.removeprefix("comp-")).items():
+    for component_name, component in pipeline_spec.components.items():
+        definitions = component.output_definitions.artifacts
+        for name, artifact in _artifacts(folder, component_name.removeprefix("comp-")).items():
             kind = definitions[name].artifact_type.schema_title
             if kind == "system.Metrics":
                 metrics |= artifact["metadata"]

@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from kfp import dsl
 
 from pipelines import local
 from pipelines.catalogue import load_pipeline
@@ -30,6 +31,23 @@ def test_a_page_is_copied_to_a_file_that_a_browser_recognizes(toy_pipeline, tmp_
     summary = run_locally(toy_pipeline, {}, workspace=tmp_path)
     report = Path(summary.places["report"])
     assert (report.name, report.read_text()) == ("report.html", "<p>3.0</p>")
+
+
+def test_a_page_of_a_step_inside_a_condition_is_copied_too(tmp_path):
+    @dsl.component(base_image="cyto-dl:0.1.0", install_kfp_package=False)
+    def compare(comparison: dsl.Output[dsl.HTML]) -> bool:
+        with open(comparison.path, "w") as file:
+            file.write("<p>better</p>")
+        return True
+
+    @dsl.pipeline(name="conditional")
+    def conditional(model_name: str = "nuclei"):
+        with dsl.If(model_name != ""):
+            compare()
+
+    summary = run_locally(conditional, {}, workspace=tmp_path)
+    assert summary.exit_code == 0
+    assert Path(summary.places["comparison"]).read_text() == "<p>better</p>"
 
 
 @pytest.mark.parametrize(
