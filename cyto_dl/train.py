@@ -29,6 +29,7 @@ from cyto_dl.config import compose_experiment, flatten, instantiate, launch, pri
 from cyto_dl.errors import ConfigError
 from cyto_dl.resume import checkpoint_to_resume, last_checkpoint
 from cyto_dl.run_folder import removed_if_refused
+from cyto_dl.start import start_from
 from cyto_dl.storage import atomic_path
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def train(config: Mapping[str, Any], *, callbacks: "Sequence[Callback]" = ()) ->
     datamodule = instantiate(images, "data", _recursive_=False)
     check_data(config, datamodule)
     model = instantiate(config["model"], "model")
+    if config.get("start_from") and config["train"] and checkpoint is None:
+        start_from(model, config["start_from"])
     trainer = build_trainer(config, callbacks=callbacks)
     _check_monitors(config, trainer, model)
     check_labels(config, datamodule, model)

@@ -72,11 +72,7 @@ def predictor_from_checkpoint(
         "training_commit": checkpoint.get("git_commit"),
         **provenance(config, run_dir=path.parent.parent),
     }
-    weights = {
-        name.removeprefix(_PREFIX): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith(_PREFIX)
-    }
+    weights = network_weights(checkpoint)
     changed = differences(_trained_part(trained), _trained_part(config))
     try:
         predictor = build_predictor(document, weights, allow=allowed, device=device)
@@ -180,6 +176,15 @@ def find_checkpoint(run_dir_or_ckpt: str | PathLike[str]) -> Path:
     raise BundleError(
         f"{run_dir_or_ckpt} is neither a checkpoint nor the folder of a run with checkpoints/best.ckpt or last.ckpt."
     )
+
+
+def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint's network, by their names in it."""
+    return {
+        name.removeprefix(_PREFIX): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith(_PREFIX)
+    }
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
