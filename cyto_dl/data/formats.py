@@ -4,19 +4,23 @@ A reader opens one scene of a file, says what its header says, and reads the pla
 write such a function and enter its suffix in `READERS`; nothing else in CytoDL knows about formats.
 """
 
+import io
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cyto_dl.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
 
 UNKNOWN_AXIS = "QI"  # tifffile's letters for an axis without a name
 MICROMETRES = {
@@ -49,7 +53,56 @@ class Stored:
     spacing_um: Mapping[str, float] = field(default_factory=dict)
 
 
-Reader = Callable[[Path, int | str | None], AbstractContextManager[Stored]]
+class TooManyValuesError(ImageError):
+    """A file unfolds to more values than are wanted in memory."""
+
+
+class FileInMemory(io.BytesIO):
+    """A file whose bytes somebody sent; messages call it by its name, and what it is, its first bytes say.
+
+    Nothing on the disk is read for it, whatever its metadata name.
+
+    Args:
+        content: The bytes.
+        name: For messages.
+        max_values: More values than this are not decoded: a small file can unfold to a very large image.
+    """
+
+    def __init__(self, content: bytes, name: str, *, max_values: int) -> None:
+        super().__init__(content)
+        self.name = name
+        self._max_values = max_values
+        self.suffix = next((suffix for start, suffix in BEGINNINGS.items() if content.startswith(start)), "")
+
+    def __str__(self) -> str:
+        return self.name
+
+    def check_size(self, shape: Iterable[int]) -> None:
+        """Refuse what is too large, by what its header says.
+
+        Raises:
+            TooManyValuesError: It is.
+        """
+        if math.prod(shape) > self._max_values:
+            raise TooManyValuesError(
+                f"{self}: its header tells of an image of the shape {tuple(shape)}, and {self._max_values} values are "
+                "taken at most. Cut the image."
+            )
+
+
+BEGINNINGS = {
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+    b"II+\0": ".tif",  # with offsets of 64 bits
+    b"MM\0+": ".tif",
+    b"\x89PNG\r\n\x1a\n": ".png",
+    b"\xff\xd8\xff": ".jpg",
+}
+# Codecs whose data say themselves how large they are: what the file's header says is no bound.
+_CODECS_WITH_SIZES = "image codecs (JPEG, JPEG 2000, JPEG XR, JPEG XL, WebP, PNG, EER)"
+
+Source = Path | FileInMemory
+Reader = Callable[[Source, int | str | None], AbstractContextManager[Stored]]
 
 
 def stored_array(array: np.ndarray) -> Stored:
@@ -65,25 +118,27 @@ def _take(array: np.ndarray, wanted: Mapping[int, list[int]]) -> np.ndarray:
 
 
 @contextmanager
-def open_npy(path: Path, scene: int | str | None) -> Iterator[Stored]:
+def open_npy(path: Source, scene: int | str | None) -> Iterator[Stored]:
     """A NumPy file: YX, then upwards (Z)YX and C(Z)YX; the leading axes carry no name."""
     _refuse_scene(path, scene)
     yield stored_array(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 @contextmanager
-def open_picture(path: Path, scene: int | str | None) -> Iterator[Stored]:
+def open_picture(path: Source, scene: int | str | None) -> Iterator[Stored]:
     """A PNG or JPEG. A palette is not applied: in masks its indices are the labels."""
     from PIL import Image
 
     _refuse_scene(path, scene)
     if path.suffix.lower() == ".png" and not _ends_as_png(path):
-        with Image.open(path) as picture:
+        with _opened_picture(path) as picture:
             picture.verify()  # its header is read without looking at the rest; this raises
-    with Image.open(path) as picture:
+    with _opened_picture(path) as picture:
         num_samples = len(picture.getbands())
         array = np.asarray(Image.new(picture.mode, (1, 1)))
         size = (picture.height, picture.width)
+        if isinstance(path, FileInMemory):
+            path.check_size((*size, num_samples))
         shape, axes = ((*size, num_samples), "YXS") if num_samples > 1 else (size, "YX")
         dtype = "uint8" if array.dtype == bool else str(array.dtype)
 
@@ -93,32 +148,43 @@ def open_picture(path: Path, scene: int | str | None) -> Iterator[Stored]:
         yield Stored(axes, shape, dtype, read)
 
 
-def _ends_as_png(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 12))
+def _opened_picture(path: Source) -> "PillowImage":
+    from PIL import Image
+
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise TooManyValuesError(f"{path}: {error} Save it as TIFF.") from error
+
+
+def _ends_as_png(path: Source) -> bool:
+    with nullcontext(path) if isinstance(path, FileInMemory) else path.open("rb") as file:
+        file.seek(max(0, file.seek(0, io.SEEK_END) - 12))
         return file.read(12)[4:8] == b"IEND"
 
 
-def _refuse_scene(path: Path, scene: int | str | None) -> None:
+def _refuse_scene(path: Source, scene: int | str | None) -> None:
     if scene not in (None, 0):
         raise ImageError(f"{path}: scene {scene!r} was asked for, but this format holds one image. Remove `scene`.")
 
 
 @contextmanager
-def open_tiff(path: Path, scene: int | str | None) -> Iterator[Stored]:
+def open_tiff(path: Source, scene: int | str | None) -> Iterator[Stored]:
     """A TIFF: OME-TIFF, ImageJ's hyperstacks and plain ones."""
     import tifffile
 
     with _refusing_damage(path), tifffile.TiffFile(path) as tif:
         index = _scene_index(path, [series.name for series in tif.series], scene)
         series = tif.series[index]
+        if isinstance(path, FileInMemory):
+            _check_decoding(path, series)
         _refuse_cut_off(path, series)
         read = partial(_read_series, tif, index)
         yield Stored(series.axes, tuple(series.shape), str(series.dtype), read, _spacing_um(tif, index))
 
 
 @contextmanager
-def _refusing_damage(path: Path) -> Iterator[None]:
+def _refusing_damage(path: Source) -> Iterator[None]:
     """Raise what tifffile only logs: a file cut off at its end loses planes, or the names of its axes."""
     complaints: list[str] = []
     reader = threading.get_ident()
@@ -127,7 +193,10 @@ def _refusing_damage(path: Path) -> Iterator[None]:
         def emit(self, record: logging.LogRecord) -> None:
             message = record.getMessage()
             if record.thread == reader and (
-                "invalid page offset" in message or "invalid value offset" in message or "corrupted" in message
+                "invalid page offset" in message
+                or "invalid value offset" in message
+                or "corrupted" in message
+                or "failed to read" in message  # another file of an OME-TIFF in several: its planes would be zeros
             ):
                 complaints.append(message)
 
@@ -141,7 +210,7 @@ def _refusing_damage(path: Path) -> Iterator[None]:
         raise ImageError(f"{path}: the file is damaged or cut off ({complaints[0]}). Copy it again from its source.")
 
 
-def _refuse_cut_off(path: Path, series: Any) -> None:
+def _refuse_cut_off(path: Source, series: Any) -> None:
     """Raise when the last plane lies beyond the end of its file, which the header alone does not show."""
     page = series.pages[-1]
     if page is None:  # a plane that was never written is read as zeros
@@ -155,7 +224,20 @@ def _refuse_cut_off(path: Path, series: Any) -> None:
         raise ImageError(f"{path}: the file is cut off: it has {size} of {end} bytes. Copy it again from its source.")
 
 
-def _scene_index(path: Path, names: list[str], scene: int | str | None) -> int:
+def _check_decoding(file: FileInMemory, series: Any) -> None:
+    """See that decoding a file that somebody sent takes the memory that its header tells of."""
+    import tifffile
+
+    file.check_size(series.shape)
+    file.check_size(series.keyframe.chunks)  # its tiles, decoded whole, may be larger than the image
+    if int(series.keyframe.compression) in tifffile.TIFF.IMAGE_COMPRESSIONS:
+        raise ImageError(
+            f"{file}: it is compressed with {series.keyframe.compression.name}, one of the {_CODECS_WITH_SIZES} that "
+            "are not decoded here. Save it without compression, or with Deflate, LZW or Zstandard."
+        )
+
+
+def _scene_index(path: Source, names: list[str], scene: int | str | None) -> int:
     choices = ", ".join(f"{index} ({name})" if name else str(index) for index, name in enumerate(names))
     if isinstance(scene, str) and scene in names:
         return names.index(scene)

@@ -4,17 +4,19 @@ file -> READERS (formats.py) -> scene, timepoint, z and channel -> C(Z)YX
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from cyto_dl.data.formats import READERS, UNKNOWN_AXIS, Stored, stored_array
+from cyto_dl.data.formats import READERS, UNKNOWN_AXIS, FileInMemory, Stored, stored_array
 from cyto_dl.errors import ImageError, StorageError
 from cyto_dl.storage import NothingThereError, atomic_path, localized
 
+Place = str | PathLike[str] | FileInMemory
 CLASSIC_TIFF_BYTES = 2**32 - 2**25  # offsets have 32 bits; the rest is for tags, as tifffile reckons
 
 
@@ -61,7 +63,7 @@ class _Selection:
 
 
 def read_image(
-    path: str | PathLike[str],
+    path: Place,
     *,
     spatial_dims: int,
     channels: int | Sequence[int] | None = None,
@@ -72,7 +74,7 @@ def read_image(
     """An image of a file as C(Z)YX, in the dtype of the file.
 
     Args:
-        path: Local or s3://; the suffix chooses the reader.
+        path: Local or s3://; the suffix chooses the reader. Or a file that is in memory already.
         spatial_dims: 2 for CYX, 3 for CZYX.
         channels: Which channels, counted from 0, in which order; None for all. RGB samples are channels.
         z: Which plane of a stack, when spatial_dims is 2.
@@ -137,7 +139,7 @@ def describe_array(
 
 
 def write_image(
-    path: str | PathLike[str],
+    path: str | PathLike[str] | BinaryIO,
     array: np.ndarray,
     *,
     spacing_um: Sequence[float] | None = None,
@@ -146,7 +148,7 @@ def write_image(
     """Write an array C(Z)YX as OME-TIFF with its axes and pixel size, compressed without loss.
 
     Args:
-        path: Should end in .ome.tif.
+        path: Should end in .ome.tif. Or a file that is open.
         array: CYX or CZYX. Booleans become uint8; integers of 64 bits become uint32 or int32 if their values fit.
         spacing_um: Pixel size in (Z)YX order, in µm.
         channel_names: One per channel.
@@ -164,9 +166,9 @@ def write_image(
         metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
     if channel_names is not None:
         metadata["Channel"] = {"Name": list(channel_names)}
-    with atomic_path(path) as temporary:
+    with atomic_path(path) if isinstance(path, str | PathLike) else nullcontext(path) as file:
         tifffile.imwrite(
-            temporary,
+            file,
             _storable(array, path),
             ome=True,
             metadata=metadata,
@@ -184,7 +186,7 @@ def wrong_num_channels(path: str, key: str, found: int, expected: int | None) ->
     )
 
 
-def _storable(array: np.ndarray, path: str | PathLike[str]) -> np.ndarray:
+def _storable(array: np.ndarray, path: str | PathLike[str] | BinaryIO) -> np.ndarray:
     if array.dtype == bool:
         return array.astype(np.uint8)
     if array.dtype == np.float16:
@@ -198,13 +200,13 @@ def _storable(array: np.ndarray, path: str | PathLike[str]) -> np.ndarray:
 
 
 @contextmanager
-def _open(path: str | PathLike[str], scene: int | str | None) -> Iterator[Stored]:
-    suffix = Path(str(path)).suffix.lower()
+def _open(path: Place, scene: int | str | None) -> Iterator[Stored]:
+    suffix = path.suffix if isinstance(path, FileInMemory) else Path(str(path)).suffix.lower()
     if suffix not in READERS:
         raise ImageError(f"{path}: there is no reader for '{suffix}'. Readable formats: {', '.join(READERS)}.")
     try:
-        with localized(path) as local:
-            if not local.is_file():
+        with nullcontext(path) if isinstance(path, FileInMemory) else localized(path) as local:
+            if isinstance(local, Path) and not local.is_file():
                 raise ImageError(f"{path}: the file does not exist.")
             with READERS[suffix](local, scene) as stored:
                 yield stored
@@ -219,7 +221,7 @@ def _open(path: str | PathLike[str], scene: int | str | None) -> Iterator[Stored
 
 def _select(
     stored: Stored,
-    path: str | PathLike[str],
+    path: Place,
     *,
     spatial_dims: int,
     channels: int | Sequence[int] | None,
@@ -250,7 +252,7 @@ def _select(
     return _Selection(axes, by_position, None if pages_are_channels else chosen, info)
 
 
-def _name_axes(stored: Stored, path: str | PathLike[str], *, spatial_dims: int, is_stack: bool) -> str:
+def _name_axes(stored: Stored, path: Place, *, spatial_dims: int, is_stack: bool) -> str:
     """The stored axes, with a name for those that the file leaves without one."""
     axes = stored.axes
     for missing in reversed([axis for axis in axes if axis in UNKNOWN_AXIS]):
@@ -272,7 +274,7 @@ def _name_axes(stored: Stored, path: str | PathLike[str], *, spatial_dims: int, 
     return axes
 
 
-def _index(path: str | PathLike[str], name: str, index: int | None, length: int, things: str, *, hint: str = "") -> int:
+def _index(path: Place, name: str, index: int | None, length: int, things: str, *, hint: str = "") -> int:
     if index is None:
         raise SelectionError(
             f"{path}: the file has {length} {things}{hint}. Choose with `{name}`: 0 to {length - 1}.",
@@ -288,7 +290,7 @@ def _index(path: str | PathLike[str], name: str, index: int | None, length: int,
     return index
 
 
-def _channels(path: str | PathLike[str], channels: int | Sequence[int] | None, num_channels: int) -> list[int]:
+def _channels(path: Place, channels: int | Sequence[int] | None, num_channels: int) -> list[int]:
     if channels is None:
         return list(range(num_channels))
     chosen = [channels] if isinstance(channels, int) else list(channels)

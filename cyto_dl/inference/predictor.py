@@ -18,6 +18,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from cyto_dl.data.formats import FileInMemory
 from cyto_dl.data.image import Image, SelectionError, read_image
 from cyto_dl.data.transforms import Transform, as_meta_tensor, run_transforms
 from cyto_dl.errors import ConfigError, ImageError
@@ -109,8 +110,8 @@ class Predictor:
     device: torch.device
     _turn: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
-    def read(self, path: str | PathLike[str]) -> Image:
-        """The image of a file, local or s3://, as the model takes it.
+    def read(self, path: str | PathLike[str] | FileInMemory) -> Image:
+        """The image of a file, local, s3:// or in memory, as the model takes it.
 
         Raises:
             ImageError: The file is unreadable, or holds another kind of image; says which the model takes.
