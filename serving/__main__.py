@@ -1,21 +1,27 @@
-"""Serve an exported model over HTTP and gRPC with KServe's protocols.
+"""Serve exported models over HTTP and gRPC with KServe's protocols.
 
     python -m serving --bundle runs/nuclei/bundle
     python -m serving --bundle s3://models/nuclei --model_name nuclei --http_port 8080 --grpc_port 8081
+    python -m serving --bundle nuclei=runs/nuclei/bundle --bundle membranes=s3://models/membranes
 
-The server listens only after the bundle was checked and its sample replayed; a bundle that fails ends the process
-with a message and exit code 2.
+The server listens only after every bundle was checked, its sample replayed and its network warmed up; a bundle that
+fails ends the process with a message and exit code 2.
 """
 
+import asyncio
 import logging
 import socket
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from cyto_dl.errors import ConfigError, CytoDLError
 from serving.logs import configure_logging
-from serving.settings import parse_arguments
+from serving.settings import Settings, parse_arguments
+
+if TYPE_CHECKING:
+    from serving.server import BundleServer
 
 logger = logging.getLogger("serving")  # not __main__, as which this file runs
 
@@ -35,27 +41,30 @@ def check_ports(**ports: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Load the bundle and serve it until SIGTERM; the exit code."""
-    options = parse_arguments(arguments, __doc__)
-    configure_logging()
+    """Load the bundles and serve them until SIGTERM; the exit code."""
+    settings = parse_arguments(arguments, __doc__)
+    configure_logging(settings.log_format)
     try:
-        check_ports(http_port=options.http_port, grpc_port=options.grpc_port)
-        from cyto_dl.bundle import load_bundle  # with torch: --help does not wait for it
+        check_ports(http_port=settings.http_port, grpc_port=settings.grpc_port)
+        from serving.assembly import build_server  # with torch and kserve: --help does not wait for them
 
-        predictor = load_bundle(options.bundle, allow=options.allow_target, engine=options.engine)
+        server = build_server(settings)
+        asyncio.run(_serve(server, settings))
     except CytoDLError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    from serving.executor import Executor  # with kserve
-    from serving.model import BundleModel
-    from serving.server import build_server
-
-    executor = Executor(max_running=options.max_running, max_waiting=options.max_waiting)
-    model = BundleModel(options.model_name or predictor.name, predictor, executor, timeout_s=options.timeout_s)
-    http, grpc = options.http_port, options.grpc_port
-    logger.info("model %s: /v1/models/%s:predict on port %d, gRPC on port %d", model.name, model.name, http, grpc)
-    build_server([model], executor, http_port=http, grpc_port=grpc).start([])
     return 0
+
+
+async def _serve(server: "BundleServer", settings: Settings) -> None:
+    for name, address in settings.bundle:
+        await server.repository.add(name or settings.model_name, address)
+    if len(server.models.get_models()) < len(settings.bundle):
+        raise ConfigError("two bundles have the same name; give each its own: --bundle NAME=PATH.")
+    http, grpc = settings.http_port, settings.grpc_port
+    for name in server.models.get_models():
+        logger.info("model %s: /v1/models/%s:predict on port %d, gRPC on port %d", name, name, http, grpc)
+    await server.serve(http_port=http, grpc_port=grpc)
 
 
 if __name__ == "__main__":

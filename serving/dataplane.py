@@ -14,10 +14,7 @@ from kserve.constants.constants import INFERENCE_CONTENT_LENGTH_HEADER, Predicto
 from kserve.errors import InvalidInput
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.infer_type import RequestedOutput
-from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from pydantic import BaseModel, StrictInt, ValidationError
-
-from serving.errors import Closed
 
 NPY_MAGIC = b"\x93NUMPY"
 
@@ -91,18 +88,6 @@ class ImageDataPlane(DataPlane):
         """Whether there is a model, and every model can predict."""
         models = self.model_registry.get_models().values()
         return bool(models) and all([await model.healthy() for model in models])
-
-
-class ClosedRepository(ModelRepositoryExtension):
-    """Loading and unloading over the network, which KServe offers to every caller, is refused."""
-
-    async def load(self, model_name: str) -> None:
-        """Refuse."""
-        raise Closed(f"model '{model_name}' cannot be loaded over the network; start another server with its bundle")
-
-    async def unload(self, model_name: str) -> None:
-        """Refuse."""
-        raise Closed(f"model '{model_name}' cannot be unloaded over the network; stop the server")
 
 
 def decode_tensors(body: bytes, headers: Mapping[str, str], model_name: str) -> InferRequest:

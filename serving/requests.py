@@ -22,6 +22,7 @@ from kserve.errors import InvalidInput
 from kserve.utils.numpy_codec import to_np_dtype
 
 from cyto_dl.inference import InputSpec
+from serving.limits import DEFAULTS, Limits
 
 # What cameras and readers give. 64-bit integers and booleans are not intensities.
 DATATYPES = ("UINT8", "UINT16", "UINT32", "INT8", "INT16", "INT32", "FP16", "FP32", "FP64")
@@ -47,6 +48,7 @@ def read_request(
     *,
     spec: InputSpec,
     heads: Sequence[str],
+    limits: Limits = DEFAULTS,
 ) -> ImageRequest:
     """The images of a V2 request, a V1 JSON object or the bytes of a V1 .npy file.
 
@@ -55,19 +57,21 @@ def read_request(
         headers: The HTTP headers, names in lower case.
         spec: The input that the bundle declares.
         heads: The heads that the bundle has.
+        limits: Of the images' size.
 
     Raises:
+        TooLarge: The images have too many voxels.
         InvalidInput: The request is wrong; the message names the tensor, what came and what is accepted.
     """
     if isinstance(payload, InferRequest):
         wanted = [output.name for output in payload.request_outputs or []]
-        images = list(_read_tensor(payload.inputs, spec))
+        images = list(_read_tensor(payload.inputs, spec, limits))
     elif isinstance(payload, bytes):
         wanted = [name.strip() for name in headers.get("x-outputs", "").split(",") if name.strip()]
-        images = [_read_npy(payload, spec)]
+        images = [_read_npy(payload, spec, limits)]
     else:
         wanted = payload.get("outputs") or []
-        images = _read_instances(payload, spec)
+        images = _read_instances(payload, spec, limits)
     return ImageRequest(images, _choose_heads(wanted, heads), payload)
 
 
@@ -80,7 +84,7 @@ def _choose_heads(wanted: Any, heads: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(wanted)) or list(heads)
 
 
-def _read_tensor(tensors: Sequence[InferInput], spec: InputSpec) -> np.ndarray:
+def _read_tensor(tensors: Sequence[InferInput], spec: InputSpec, limits: Limits) -> np.ndarray:
     """The one input tensor, N C (Z) Y X."""
     names = [tensor.name for tensor in tensors]
     if names != [spec.name]:
@@ -89,6 +93,7 @@ def _read_tensor(tensors: Sequence[InferInput], spec: InputSpec) -> np.ndarray:
     if tensor.datatype not in DATATYPES:
         raise InvalidInput(f"{spec.name}: datatype {tensor.datatype} is not one of {', '.join(DATATYPES)}")
     _check_shape(tensor.shape, spec, name=spec.name, leading="N")
+    limits.check_voxels(tensor.shape, name=spec.name)
     array = _from_list(tensor.data, tensor) if tensor.data else _from_buffer(tensor)
     return _check_values(array, name=spec.name)
 
@@ -123,7 +128,7 @@ def _from_list(values: Any, tensor: InferInput) -> np.ndarray:
         return array.astype(dtype).reshape(shape)
 
 
-def _read_instances(body: Mapping[str, Any], spec: InputSpec) -> list[np.ndarray]:
+def _read_instances(body: Mapping[str, Any], spec: InputSpec, limits: Limits) -> list[np.ndarray]:
     """The images of a V1 JSON body; they may have different sizes."""
     instances = body.get("instances")
     if not isinstance(instances, list) or not instances:
@@ -136,11 +141,12 @@ def _read_instances(body: Mapping[str, Any], spec: InputSpec) -> list[np.ndarray
         name = f"instances[{index}]"
         image = _to_array(instance, name=name)
         _check_shape(image.shape, spec, name=name)
+        limits.check_voxels(image.shape, name=name)
         images.append(_check_values(image, name=name))
     return images
 
 
-def _read_npy(body: bytes, spec: InputSpec) -> np.ndarray:
+def _read_npy(body: bytes, spec: InputSpec, limits: Limits) -> np.ndarray:
     """The image in a .npy file, as a view; the header is read without unpickling anything."""
     file = io.BytesIO(body)
     try:
@@ -152,6 +158,7 @@ def _read_npy(body: bytes, spec: InputSpec) -> np.ndarray:
     if spec.num_channels == 1 and len(shape) == len(spec.axes) - 1:
         shape = (1, *shape)  # an image of one channel as it comes from a file
     _check_shape(shape, spec, name=".npy body")
+    limits.check_voxels(shape, name=".npy body")
     num_bytes = math.prod(shape) * dtype.itemsize
     if len(body) - file.tell() != num_bytes:
         raise InvalidInput(

@@ -13,12 +13,11 @@ from typing import TypeVar
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
-from grpc_interceptor.exceptions import GrpcException
 from kserve.constants.constants import PredictorProtocol
 from kserve.errors import ModelNotReady
 
 from serving.dataplane import ImageDataPlane
-from serving.errors import Gone, answer_error
+from serving.errors import Gone
 from serving.executor import Executor
 
 Result = TypeVar("Result")
@@ -58,7 +57,6 @@ def add_routes(app: FastAPI, dataplane: ImageDataPlane, executor: Executor) -> N
     app.add_api_route(
         "/v2/models/{model_name}/versions/{rest:path}", no_versions, methods=["GET", "POST"], include_in_schema=False
     )
-    app.add_exception_handler(GrpcException, answer_error)
 
 
 async def while_connected(request: Request, answer: Awaitable[Result]) -> Result:

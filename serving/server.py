@@ -1,32 +1,119 @@
-"""KServe's ModelServer with the parts of `serving` put in."""
+"""One process that serves REST and gRPC until SIGTERM.
 
-from collections.abc import Sequence
+    start: bundles are loaded and warmed up -> it listens, and is ready
+    SIGTERM: no further requests, over REST and gRPC at once -> those that there are finish -> exit code 0
 
-import kserve.model_server
-from kserve import ModelServer
+KServe's ModelServer is not used: it stops gRPC only when REST is done, and unloads the models before.
+"""
 
-from serving.dataplane import ClosedRepository, ImageDataPlane
+import asyncio
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import uvicorn
+from kserve import ModelRepository
+from kserve.protocol.grpc.servicer import InferenceServicer
+
+from serving.access import EVERYBODY, Access
+from serving.dataplane import ImageDataPlane
 from serving.executor import Executor
+from serving.grpc_server import CallGuard, GrpcServer
+from serving.limits import DEFAULTS, Buffered, Limits
+from serving.metrics import Metrics
 from serving.model import BundleModel
+from serving.repository import Load, Repository
+from serving.rest_server import add_kserves_routes, build_application
 from serving.routes import add_routes
 
-GRPC_MESSAGE_BYTES = 256 * 2**20  # KServe's 8 MiB is one 32 x 256 x 256 volume of float32 and not a byte more
-GRACE_PERIOD_S = 300  # a volume on CPUs takes minutes; KServe would cut it 30 s after SIGTERM
 
+class BundleServer:
+    """Everything of a server that does not depend on its ports.
 
-def build_server(models: Sequence[BundleModel], executor: Executor, *, http_port: int, grpc_port: int) -> ModelServer:
-    """A server with `models` registered; `start([])` serves them until SIGTERM.
-
-    One process: KServe's workers would each load the model, and its parent kills those that are busy.
+    Args:
+        executor: That computes for all models.
+        load: Makes a model of a bundle.
+        root: Folder or s3:// prefix whose bundles may be loaded by name.
+        limits: Of requests.
+        access: Who may ask what.
+        origins: Of pages elsewhere that may ask from a browser.
     """
-    # KServe hands these two to gRPC from its own parsed arguments, and offers no other way.
-    vars(kserve.model_server.args).update(
-        grpc_max_receive_message_length=GRPC_MESSAGE_BYTES, grpc_max_send_message_length=GRPC_MESSAGE_BYTES
-    )
-    server = ModelServer(http_port=http_port, grpc_port=grpc_port, workers=1, grace_period=GRACE_PERIOD_S)
-    server.dataplane = ImageDataPlane(server.registered_models)
-    server.model_repository_extension = ClosedRepository(server.registered_models)
-    for model in models:
-        server.register_model(model)
-    add_routes(kserve.model_server.app, server.dataplane, executor)
-    return server
+
+    def __init__(
+        self,
+        executor: Executor,
+        load: Load,
+        *,
+        root: str | None = None,
+        limits: Limits = DEFAULTS,
+        access: Access = EVERYBODY,
+        origins: Sequence[str] = (),
+    ) -> None:
+        self.limits, self.executor = limits, executor
+        self.models = ModelRepository()
+        self.dataplane = ImageDataPlane(self.models)
+        self.repository = Repository(self.models, load, root=root)
+        self.buffered = buffered = Buffered(limits.buffered_bytes)
+        self.metrics = Metrics(self.models.get_models(), executor, buffered)
+        self._guard = (access, executor, limits, buffered, self.metrics.count)
+        self.app = build_application(access, limits, buffered, origins=origins)
+        add_routes(self.app, self.dataplane, executor)
+        add_kserves_routes(self.app, self.dataplane, self.repository, self.metrics)
+
+    def register_model(self, model: BundleModel) -> None:
+        """Serve a model that is loaded."""
+        self.models.update(model)
+
+    def grpc_server(self, port: int) -> GrpcServer:
+        """The gRPC side; to be called on the event loop."""
+        servicer = InferenceServicer(self.dataplane, self.repository)
+        return GrpcServer(port, servicer, CallGuard(*self._guard), message_bytes=self.limits.message_bytes)
+
+    async def serve(self, *, http_port: int, grpc_port: int) -> None:
+        """Listen until SIGTERM or SIGINT, and then until the last request is answered."""
+        calls = self.grpc_server(grpc_port)
+        await calls.start()
+        config = uvicorn.Config(
+            self.app,
+            host="0.0.0.0",
+            port=http_port,
+            log_config=None,  # serving.logs has set it up
+            access_log=False,  # every request has a line of ours
+            server_header=False,
+            timeout_graceful_shutdown=self.limits.timeout_s,  # no request is longer
+            timeout_keep_alive=65,  # longer than load balancers keep a connection, as in KServe
+        )
+        stopping = asyncio.Event()
+        draining = asyncio.create_task(self._drain(calls, stopping))
+        await _Server(config, stopping).serve()
+        stopping.set()
+        await draining
+
+    async def _drain(self, calls: GrpcServer, stopping: asyncio.Event) -> None:
+        await stopping.wait()
+        await calls.stop(self.limits.timeout_s)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which tells of a signal at once and does not raise it again: that would be another exit code."""
+
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT."""
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for each in signals:
+            loop.add_signal_handler(each, self._stop, each)
+        try:
+            yield
+        finally:
+            for each in signals:
+                loop.remove_signal_handler(each)
+
+    def _stop(self, received: int) -> None:
+        self.handle_exit(received, None)
+        self._stopping.set()

@@ -1,26 +1,40 @@
-"""What an operator says on the command line: which bundle, which limits."""
+"""What an operator says on the command line: which bundles, which limits, who may ask."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+_NAMED = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]{0,127})=)?(.+)")
 
 
 @dataclass(frozen=True)
 class Settings:
     """The options of `python -m serving`, under the names that they have there."""
 
-    bundle: str
+    bundle: list[tuple[str | None, str]]  # name, if one is given, and address
     model_name: str | None
+    repository: str | None
     http_port: int
     grpc_port: int
     engine: str
+    device: str
     allow_target: list[str]
     max_running: int
     max_waiting: int
     timeout_s: int
+    max_body_mib: int
+    max_message_mib: int
+    max_buffered_mib: int
+    max_voxels: int
+    token_file: str | None
+    admin_token_file: str | None
+    cors_origin: list[str]
+    drift: str
+    log_format: str
 
 
-def parse_arguments(arguments: Sequence[str] | None, description: str | None) -> Settings:
+def parse_arguments(arguments: Sequence[str] | None, description: str | None = None) -> Settings:
     """The command line; the names with an underscore are those that KServe's manifests use."""
     parser = argparse.ArgumentParser(
         prog="python -m serving",
@@ -28,20 +42,40 @@ def parse_arguments(arguments: Sequence[str] | None, description: str | None) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--bundle", required=True, metavar="PATH", help="the exported model: a folder or s3:// address")
-    parser.add_argument("--model_name", metavar="NAME", help="name in the addresses; by default the bundle's")
+    _add_models(parser.add_argument_group("models"))
     parser.add_argument("--http_port", type=int, default=8080, metavar="PORT", help="REST port (default: 8080)")
     parser.add_argument("--grpc_port", type=int, default=8081, metavar="PORT", help="gRPC port (default: 8081)")
-    parser.add_argument("--engine", default="torch", help="torch (default), onnxruntime, openvino, openvino-bf16")
-    parser.add_argument(
+    _add_limits(parser.add_argument_group("limits"))
+    _add_access(parser.add_argument_group("access"))
+    _add_observation(parser.add_argument_group("observation"))
+    settings = Settings(**vars(parser.parse_args(arguments)))
+    if settings.model_name and len(settings.bundle) > 1:
+        parser.error("--model_name names one bundle; with several write --bundle NAME=PATH")
+    return settings
+
+
+def _add_models(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--bundle",
+        required=True,
+        action="append",
+        type=_named,
+        metavar="[NAME=]PATH",
+        help="an exported model: a folder or s3:// address, and its name in the addresses; may be repeated",
+    )
+    group.add_argument("--model_name", metavar="NAME", help="name of the one bundle; by default the bundle's own")
+    group.add_argument(
+        "--repository", metavar="PATH", help="folder or s3:// prefix whose bundles may be loaded over the network"
+    )
+    group.add_argument("--engine", default="torch", help="torch (default), onnxruntime, openvino, openvino-bf16")
+    group.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
+    group.add_argument(
         "--allow-target",
         action="append",
         default=[],
         metavar="DOTTED.NAME",
-        help="a class or function of your own that the bundle may use; may be repeated",
+        help="a class or function of your own that the bundles may use; may be repeated",
     )
-    _add_limits(parser.add_argument_group("limits"))
-    return Settings(**vars(parser.parse_args(arguments)))
 
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
@@ -49,9 +83,35 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         "--max-running": (4, "requests that are computed at the same time"),
         "--max-waiting": (16, "requests that may wait beside them; further ones are answered with 429"),
         "--timeout-s": (300, "seconds that one request may take"),
+        "--max-body-mib": (256, "size of a request over REST; a larger one is answered with 413"),
+        "--max-message-mib": (256, "size of a message over gRPC, in either direction"),
+        "--max-buffered-mib": (1024, "size of all requests that are received and answered at the moment, together"),
+        "--max-voxels": (256_000_000, "voxels of one request, channels included"),
     }
     for option, (default, meaning) in limits.items():
         group.add_argument(option, type=_positive, default=default, metavar="N", help=f"{meaning} (default: {default})")
+
+
+def _add_access(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--token-file", metavar="PATH", help="tokens of which a client needs one, one a line")
+    group.add_argument("--admin-token-file", metavar="PATH", help="tokens that allow to load and unload models")
+    group.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="a page elsewhere that may ask from a browser, as https://viewer.example.org; may be repeated",
+    )
+
+
+def _add_observation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--drift",
+        default="warn",
+        choices=["accept", "warn", "refuse"],
+        help="what to do with an image unlike those of the training: count it, say so (default), or refuse it",
+    )
+    group.add_argument("--log-format", default="text", choices=["text", "json"], help="lines for people, or JSON")
 
 
 def _positive(text: str) -> int:
@@ -59,3 +119,10 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
     return number
+
+
+def _named(text: str) -> tuple[str | None, str]:
+    found = _NAMED.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError("it must be PATH or NAME=PATH")
+    return found[1], found[2]

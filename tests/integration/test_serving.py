@@ -15,10 +15,10 @@ import torch
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
-import serving.server
 from cyto_dl.bundle import export_bundle, load_bundle
 from cyto_dl.bundle.build import build_predictor, document_from_config
 from serving.__main__ import main
+from serving.server import BundleServer
 from tests.serving.process import PATIENCE_S, started, wait_until_ready
 from tests.serving.wire import DTYPES, binary_request, npy, read_tensors, tensor
 
@@ -261,12 +261,12 @@ def test_a_broken_bundle_exits_with_2_and_never_listens(broken, gate, tmp_path):
     ],
 )
 def test_a_bundle_that_does_not_load_starts_no_server(broken, monkeypatch, capsys, file, change, words):
-    monkeypatch.setattr(serving.server, "build_server", None)
+    monkeypatch.setattr(BundleServer, "serve", None)
     assert main([*PORTS, "--bundle", str(broken(file, change)), "--allow-target", ALLOWED]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_code_of_ones_own_is_only_run_when_it_is_allowed(bundles, monkeypatch, capsys):
-    monkeypatch.setattr(serving.server, "build_server", None)
+    monkeypatch.setattr(BundleServer, "serve", None)
     assert main([*PORTS, "--bundle", str(bundles[2])]) == 2
     assert ALLOWED in capsys.readouterr().err

@@ -1,11 +1,10 @@
 import asyncio
+import functools
 
 import httpx
-import kserve.model_server
 import numpy as np
 import pytest
 import torch
-from kserve.protocol.rest.server import RESTServer
 from monai.networks.nets import UNet
 
 from cyto_dl.inference import InputSpec, Predictor, SlidingWindow
@@ -14,7 +13,7 @@ from cyto_dl.model.network import TaskNetwork
 from cyto_dl.model.utils.postprocessing import identity, sigmoid_rescale
 from serving.executor import Executor
 from serving.model import BundleModel
-from serving.server import build_server
+from serving.server import BundleServer
 
 
 def make_predictor(spatial_dims):
@@ -51,25 +50,32 @@ def models(executor):
 
 @pytest.fixture(scope="session")
 def server(models, executor):
-    """The server before it listens, with KServe's own routes, middleware and error handlers."""
-    server = build_server(list(models.values()), executor, http_port=8080, grpc_port=8081)
-    RESTServer("", server.dataplane, server.model_repository_extension, 8080).create_application()
+    """The server before it listens, with all routes, middleware and error handlers."""
+    server = BundleServer(executor, load=None)
+    for model in models.values():
+        server.register_model(model)
     return server
+
+
+def client_of(server, **settings):
+    """An HTTP client of a server in this process, to be used in one event loop."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(server.app), base_url="http://server", **settings)
+
+
+def ask(server, method, path, **content):
+    """Sends one HTTP request to a server in this process."""
+
+    async def talk():
+        async with client_of(server) as client:
+            return await client.request(method, path, **content)
+
+    return asyncio.run(talk())
 
 
 @pytest.fixture
 def send(server):
-    """Sends one HTTP request to the server in this process; an error of the server becomes its 500."""
-
-    def send(method, path, **content):
-        async def talk():
-            transport = httpx.ASGITransport(kserve.model_server.app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-                return await client.request(method, path, **content)
-
-        return asyncio.run(talk())
-
-    return send
+    """Sends one HTTP request to the server in this process."""
+    return functools.partial(ask, server)
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """gRPC in this process, on a loopback port: the same answers and the same refusals as REST."""
 
 import asyncio
-import socket
 import threading
+from contextlib import contextmanager
 
 import grpc
-import kserve.model_server
 import numpy as np
 import pytest
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import (
@@ -18,32 +17,44 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2 import (
     ServerReadyRequest,
 )
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
-from kserve.protocol.grpc.server import GRPCServer
 
 from tests.serving.wire import DATATYPES, DTYPES
 
 PATIENCE_S = 60
 
 
-@pytest.fixture(scope="module")
-def stub(server):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    limits = vars(kserve.model_server.args)
-    listener = GRPCServer(port, server.dataplane, server.model_repository_extension, limits, grace_period=0)
+@contextmanager
+def stub_of(server):
+    """A client of a server in this process, whose gRPC side listens as long."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    running = asyncio.run_coroutine_threadsafe(listener.start(2), loop)
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        grpc.channel_ready_future(channel).result(PATIENCE_S)
-        yield GRPCInferenceServiceStub(channel)
-    asyncio.run_coroutine_threadsafe(listener.stop(), loop).result(PATIENCE_S)
-    running.result(PATIENCE_S)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(PATIENCE_S)
-    loop.close()
+
+    def on_loop(task):
+        return asyncio.run_coroutine_threadsafe(task, loop).result(PATIENCE_S)
+
+    async def start():
+        listener = server.grpc_server(0)
+        await listener.start()
+        return listener
+
+    listener = on_loop(start())
+    limits = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{listener.port}", options=limits) as channel:
+            grpc.channel_ready_future(channel).result(PATIENCE_S)
+            yield GRPCInferenceServiceStub(channel)
+    finally:
+        on_loop(listener.stop(0))
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(PATIENCE_S)
+        loop.close()
+
+
+@pytest.fixture(scope="module")
+def stub(server):
+    with stub_of(server) as stub:
+        yield stub
 
 
 def request(array, *, model="cells_2", outputs=(), raw=None, **changes):

@@ -1,15 +1,16 @@
+import json
 import logging
 import sys
 
 import pytest
-from kserve.errors import InvalidInput, ModelNotFound
 
 from cyto_dl.errors import ImageError
-from serving.logs import configure_logging, without_clients_traces, without_uvicorns_own
+from serving.logs import JsonFormatter, TextFormatter, configure_logging, without_uvicorns_own
 
 
-def record_of(message, error=None):
-    record = logging.LogRecord("kserve", logging.ERROR, __file__, 1, message, (), None)
+def record_of(message, error=None, **extra):
+    record = logging.LogRecord("serving", logging.ERROR, __file__, 1, message, (), None)
+    record.__dict__.update(extra)
     if error is not None:
         try:
             raise error
@@ -18,18 +19,28 @@ def record_of(message, error=None):
     return record
 
 
-@pytest.mark.parametrize("error", [InvalidInput("raw: shape [3, 4]"), ModelNotFound("cells")])
-def test_a_wrong_request_is_one_line_without_a_trace(error):
-    record = record_of("Exception:", error)
-    assert without_clients_traces(record)
-    assert logging.Formatter("%(levelname)s %(message)s").format(record) == f"WARNING refused: {error}"
+def test_a_json_line_holds_the_requests_id_and_fields():
+    line = JsonFormatter().format(record_of("request", request_id="a1", fields={"status": "200", "seconds": 0.5}))
+    document = json.loads(line)
+    assert (document["message"], document["level"], document["logger"]) == ("request", "ERROR", "serving")
+    assert (document["request_id"], document["status"], document["seconds"]) == ("a1", "200", 0.5)
 
 
-def test_the_servers_own_fault_keeps_its_trace():
-    record = record_of("Exception:", ImageError("a bug"))
-    assert without_clients_traces(record)
-    assert "Traceback" in logging.Formatter().format(record)
-    assert record.levelno == logging.ERROR
+def test_a_trace_stays_within_its_json_line():
+    line = JsonFormatter().format(record_of("a request failed", ImageError("two\nlines")))
+    assert "\n" not in line
+    assert "Traceback" in json.loads(line)["trace"]
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_what_a_client_wrote_cannot_begin_a_line_of_its_own(formatter):
+    line = formatter.format(record_of("request", fields={"request": "GET /a\nERROR serving: all is lost"}))
+    assert "\n" not in line
+
+
+def test_a_text_line_names_its_fields():
+    line = TextFormatter().format(record_of("request", request_id="a1", fields={"status": "200", "error": "too dark"}))
+    assert line.endswith('ERROR serving: request status=200 error="too dark" id=a1')
 
 
 def test_of_uvicorns_start_the_address_is_left():

@@ -19,16 +19,34 @@ def test_the_command_line_knows_kserves_names():
     targets = ["--allow-target", "a.B", "--allow-target", "c.D"]
     options = parse_arguments(["--bundle", "b", "--model_name", "nuclei", *ports, *targets], None)
     assert vars(options) == {
-        "bundle": "b",
+        "bundle": [(None, "b")],
         "model_name": "nuclei",
+        "repository": None,
         "http_port": 1,
         "grpc_port": 2,
         "engine": "torch",
+        "device": "cpu",
         "allow_target": ["a.B", "c.D"],
         "max_running": 4,
         "max_waiting": 16,
         "timeout_s": 300,
+        "max_body_mib": 256,
+        "max_message_mib": 256,
+        "max_buffered_mib": 1024,
+        "max_voxels": 256_000_000,
+        "token_file": None,
+        "admin_token_file": None,
+        "cors_origin": [],
+        "drift": "warn",
+        "log_format": "text",
     }
+
+
+def test_bundles_may_have_names_and_addresses_equals_signs():
+    bundles = ["nuclei=runs/a", "s3://models/k=v", "./k=v", "runs/b"]
+    options = parse_arguments([word for bundle in bundles for word in ("--bundle", bundle)], None)
+    named = [("nuclei", "runs/a"), (None, "s3://models/k=v"), (None, "./k=v"), (None, "runs/b")]
+    assert options.bundle == named
 
 
 @pytest.mark.parametrize(
@@ -38,6 +56,8 @@ def test_the_command_line_knows_kserves_names():
         ["--bundle", "b", "--workers", "4"],
         ["--bundle", "b", "--http_port", "x"],
         ["--bundle", "b", "--max-waiting", "0"],
+        ["--bundle", "b", "--drift", "hope"],
+        ["--bundle", "a", "--bundle", "b", "--model_name", "both"],
     ],
 )
 def test_a_wrong_command_line_is_exit_code_2(arguments):
@@ -73,3 +93,19 @@ def test_the_two_ports_must_differ(free_port):
 def test_a_missing_bundle_is_exit_code_2_and_one_message(tmp_path, capsys):
     assert main(["--bundle", str(tmp_path / "nowhere"), "--http_port", "0", "--grpc_port", "0"]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_repository_without_an_operator_is_refused(tmp_path, capsys):
+    arguments = ["--bundle", str(tmp_path), "--repository", str(tmp_path), "--http_port", "0", "--grpc_port", "0"]
+    assert main(arguments) == 2
+    assert "--admin-token-file" in capsys.readouterr().err
+
+
+def test_a_token_that_can_be_guessed_is_refused_and_not_shown(tmp_path, capsys):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("sesame\n")
+    arguments = ["--bundle", str(tmp_path), "--token-file", str(tokens), "--http_port", "0", "--grpc_port", "0"]
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "16" in message
+    assert "sesame" not in message

@@ -4,8 +4,6 @@ import json
 import logging
 import threading
 
-import httpx
-import kserve.model_server
 import numpy as np
 import pytest
 from monai.transforms import Spacingd
@@ -13,6 +11,7 @@ from monai.transforms import Spacingd
 from cyto_dl.errors import ImageError
 from cyto_dl.model.utils.postprocessing import identity
 from serving.model import BundleModel
+from tests.serving.conftest import client_of
 from tests.serving.wire import binary_request, read_tensors, tensor
 
 PATIENCE_S = 60  # after which a test that hangs fails instead
@@ -44,21 +43,16 @@ def serve_with(server, models, executor):
         return predictor
 
     yield serve
-    server.registered_models.unload("special")
+    server.models.get_models().pop("special")
 
 
-def client():
-    transport = httpx.ASGITransport(kserve.model_server.app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://server", timeout=PATIENCE_S)
-
-
-def test_the_server_answers_others_while_it_predicts(serve_with, image):
+def test_the_server_answers_others_while_it_predicts(server, serve_with, image):
     gate = Gate()
     serve_with(gate)
     body, headers = binary_request(image(2)[None], outputs=["seg"])
 
     async def talk():
-        async with client() as http:
+        async with client_of(server, timeout=PATIENCE_S) as http:
             answer = asyncio.create_task(http.post("/v2/models/special/infer", content=body, headers=headers))
             assert await asyncio.to_thread(gate.entered.wait, PATIENCE_S)
             live = await http.get("/v2/health/live")
@@ -109,13 +103,13 @@ def test_only_the_requested_heads_are_computed(send, serve_with, image):
     assert len(computed) == 1
 
 
-def test_requests_that_are_computed_at_once_do_not_disturb_each_other(serve_with, image):
+def test_requests_that_are_computed_at_once_do_not_disturb_each_other(server, serve_with, image):
     resample = Spacingd("raw", pixdim=(2, 2))
     predictor = serve_with(identity, [resample])
     pictures = [image(2, seed=seed) for seed in range(4)]
 
     async def talk():
-        async with client() as http:
+        async with client_of(server, timeout=PATIENCE_S) as http:
             bodies = [binary_request(picture[None], outputs=["distance"]) for picture in pictures]
             asked = [http.post("/v2/models/special/infer", content=body, headers=headers) for body, headers in bodies]
             return await asyncio.gather(*asked)
@@ -128,13 +122,13 @@ def test_requests_that_are_computed_at_once_do_not_disturb_each_other(serve_with
             np.testing.assert_allclose(read_tensors(answer)["distance"][0], wanted, rtol=1e-5, atol=1e-3)
 
 
-def test_one_request_too_many_is_told_when_to_come_again(serve_with, image):
+def test_one_request_too_many_is_told_when_to_come_again(server, serve_with, image):
     gate = Gate()
     serve_with(gate)
     body, headers = binary_request(image(2)[None], outputs=["seg"])
 
     async def talk():
-        async with client() as http:
+        async with client_of(server, timeout=PATIENCE_S) as http:
             ask = lambda: http.post("/v2/models/special/infer", content=body, headers=headers)  # noqa: E731
             running = [asyncio.create_task(ask()) for _ in range(4)]
             assert await asyncio.to_thread(gate.entered.wait, PATIENCE_S)

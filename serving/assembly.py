@@ -1,0 +1,59 @@
+"""From what the operator said to a server: processors, tokens, limits, and how a bundle becomes a model."""
+
+import asyncio
+import logging
+
+import torch
+
+from cyto_dl.bundle import load_bundle
+from cyto_dl.errors import ConfigError
+from cyto_dl.inference import Predictor
+from cyto_dl.processors import num_processors
+from serving.access import Access, read_tokens
+from serving.executor import Executor
+from serving.identity import Identity, identify
+from serving.limits import MIB, Limits
+from serving.model import BundleModel
+from serving.server import BundleServer
+from serving.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def build_server(settings: Settings) -> BundleServer:
+    """A server without models.
+
+    Raises:
+        ConfigError: Tokens cannot be read, or models could be loaded without anybody who may.
+    """
+    torch.set_num_threads(min(torch.get_num_threads(), num_processors()))  # torch counts the machine's
+    if settings.repository and not settings.admin_token_file:
+        raise ConfigError("--repository needs --admin-token-file: who has one of its tokens loads and unloads models.")
+    limits = Limits(
+        body_bytes=settings.max_body_mib * MIB,
+        message_bytes=settings.max_message_mib * MIB,
+        buffered_bytes=settings.max_buffered_mib * MIB,
+        voxels=settings.max_voxels,
+        timeout_s=settings.timeout_s,
+    )
+    access = Access(
+        read_tokens(settings.token_file) if settings.token_file else (),
+        read_tokens(settings.admin_token_file) if settings.admin_token_file else (),
+    )
+    executor = Executor(max_running=settings.max_running, max_waiting=settings.max_waiting)
+
+    async def load(name: str | None, address: str) -> BundleModel:
+        predictor, identity = await asyncio.to_thread(_read, address, settings)
+        name = name or predictor.name
+        model = BundleModel(name, predictor, executor, limits=limits, identity=identity, drift=settings.drift)
+        await asyncio.to_thread(model.warm_up)
+        return model
+
+    origins, root = settings.cors_origin, settings.repository
+    return BundleServer(executor, load, root=root, limits=limits, access=access, origins=origins)
+
+
+def _read(address: str, settings: Settings) -> tuple[Predictor, Identity]:
+    engine, device = settings.engine, settings.device
+    predictor = load_bundle(address, allow=settings.allow_target, engine=engine, device=device)
+    return predictor, identify(address, engine=engine, device=device)

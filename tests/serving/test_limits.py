@@ -1,0 +1,146 @@
+"""Limits of bodies and images, on a server in this process; tests/integration has the memory of a real one."""
+
+import asyncio
+
+import grpc
+import numpy as np
+import pytest
+
+from serving.executor import Executor
+from serving.limits import Limits
+from serving.model import BundleModel
+from serving.server import BundleServer
+from tests.serving.conftest import ask, client_of, make_predictor
+from tests.serving.test_grpc import request, stub_of
+from tests.serving.wire import binary_request, npy, tensor
+
+INFER, PREDICT = "/v2/models/cells/infer", "/v1/models/cells:predict"
+
+
+@pytest.fixture
+def limited():
+    """Makes a server with one 2-D model and its own limits."""
+
+    def make(**limits):
+        limits = Limits(**limits)
+        executor = Executor(max_running=1, max_waiting=1)
+        server = BundleServer(executor, load=None, limits=limits)
+        server.register_model(BundleModel("cells", make_predictor(2), executor, limits=limits))
+        return server
+
+    return make
+
+
+async def in_chunks(body, *, size=1000, pause_s=0.0):
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+        await asyncio.sleep(pause_s)
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+@pytest.mark.parametrize("route", [INFER, PREDICT])
+def test_a_body_that_is_too_large_is_refused(limited, route, is_chunked):
+    body = bytes(5000)
+    response = ask(limited(body_bytes=4000), "POST", route, content=in_chunks(body) if is_chunked else body)
+    assert response.status_code == 413
+    assert "4000 bytes" in response.json()["error"]
+
+
+def test_a_body_that_says_that_it_is_too_large_is_not_read(limited):
+    async def unread():
+        raise AssertionError
+        yield b""
+
+    server = limited(body_bytes=4000)
+    assert ask(server, "POST", INFER, content=unread(), headers={"Content-Length": "4001"}).status_code == 413
+
+
+def test_a_body_as_large_as_the_limit_is_answered(limited):
+    body = npy(np.zeros((1, 20, 20), np.uint8))
+    assert ask(limited(body_bytes=len(body)), "POST", PREDICT, content=body).status_code == 200
+
+
+def test_bodies_together_are_bounded_and_their_memory_is_given_back(limited):
+    server, opened = limited(buffered_bytes=6000), asyncio.Event
+
+    async def talk():
+        gate = opened()
+
+        async def slow():
+            yield bytes(4000)
+            await gate.wait()
+            yield bytes(1)
+
+        async with client_of(server) as client:
+            uploading = asyncio.create_task(client.post(INFER, content=slow()))
+            await asyncio.sleep(0)
+            while not server.buffered.num_bytes:
+                await asyncio.sleep(0.01)
+            refused = await client.post(INFER, content=bytes(3000))
+            small = await client.post(PREDICT, content=npy(np.zeros((1, 20, 20), np.uint8)))
+            gate.set()
+            return refused, small, await uploading
+
+    refused, small, uploaded = asyncio.run(talk())
+    assert [refused.status_code, small.status_code, uploaded.status_code] == [429, 200, 400]
+    assert int(refused.headers["retry-after"]) > 0
+    assert server.buffered.num_bytes == 0
+
+
+def test_a_body_that_does_not_arrive_is_given_up(limited):
+    async def stalled():
+        yield b"{"
+        await asyncio.sleep(60)
+
+    response = ask(limited(timeout_s=0.1), "POST", INFER, content=stalled())
+    assert response.status_code == 408
+    assert "0.1 s" in response.json()["error"]
+
+
+def large_requests():
+    picture = np.zeros((1, 1, 40, 30), np.uint8)
+    body, headers = binary_request(picture)
+    return {
+        "V2 binary": (INFER, {"content": body, "headers": headers}),
+        "V2 JSON": (INFER, {"json": {"inputs": [tensor(picture)]}}),
+        "beyond memory": (INFER, {"json": {"inputs": [tensor(picture, shape=[1, 1, 2**62, 2**62])]}}),
+        "V1 JSON": (PREDICT, {"json": {"instances": [picture[0].tolist()]}}),
+        ".npy": (PREDICT, {"content": npy(picture[0])}),
+    }
+
+
+@pytest.mark.parametrize(("route", "content"), large_requests().values(), ids=large_requests())
+def test_an_image_with_too_many_voxels_is_refused(limited, route, content):
+    response = ask(limited(voxels=1199), "POST", route, **content)
+    assert response.status_code == 413
+    assert "1199" in response.json()["error"]
+
+
+def test_grpc_has_the_same_limits(limited):
+    picture = np.zeros((1, 1, 40, 30), np.uint8)
+    for limits, words in (
+        ({"voxels": 1199}, "1199"),
+        ({"buffered_bytes": 1000}, "memory"),
+        ({"message_bytes": 1000}, ""),
+    ):
+        with stub_of(limited(**limits)) as stub, pytest.raises(grpc.RpcError, match=words) as refused:
+            stub.ModelInfer(request(picture, model="cells"))
+        assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_fault_and_takes_no_memory(limited, caplog):
+    server, answers = limited(), []
+    messages = [{"type": "http.request", "body": bytes(4000), "more_body": True}, {"type": "http.disconnect"}]
+    scope = {"type": "http", "method": "POST", "path": INFER, "raw_path": INFER.encode(), "query_string": b""}
+    scope |= {"headers": [], "scheme": "http", "server": ("server", 80), "root_path": "", "http_version": "1.1"}
+
+    async def receive():
+        return messages.pop(0)
+
+    async def send(message):
+        answers.append(message)
+
+    asyncio.run(server.app(scope, receive, send))
+    assert answers[0]["status"] == 499
+    assert server.buffered.num_bytes == 0
+    assert [record.name for record in caplog.records if record.exc_info] == []
