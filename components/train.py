@@ -18,6 +18,7 @@ def train(
     target_channel: list[int],
     model: Output[Model],
     metrics: Output[Metrics],
+    start_model: str = "",
 ) -> None:
     """Train an experiment on the prepared data, as `python cyto_dl/train.py experiment=... overrides...` does.
 
@@ -33,6 +34,7 @@ def train(
         num_channels: Channels of a source image, of those that are read; 0 leaves what the experiment says.
         source_channel: Channels of the source that are read, counted from 0, in this order; [] leaves it.
         target_channel: Channels of every target that are read; [] leaves it.
+        start_model: Bundle, checkpoint or run whose weights the training begins with; "" for random ones.
 
     Returns:
         model: The run's folder: checkpoints, resolved configuration, previews.
@@ -40,6 +42,8 @@ def train(
     """
     from cyto_dl.steps import train_step
 
+    if start_model:
+        overrides = [f"start_from='{start_model}'", *overrides]
     values = train_step(
         dataset.path,
         experiment,

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from cyto_dl.bundle.provenance import RUN_FILE, git_commit, image_name
+from cyto_dl.bundle.provenance import PIPELINE_RUN, RUN_FILE, git_commit, image_name
 from cyto_dl.mlflow_server import (
     PATIENCE_S,
     as_storage_error,
@@ -240,8 +240,8 @@ def _as_tags(tags: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
 
 def _origin() -> dict[str, str]:
     """What the run is made with, as tags."""
-    image = image_name()
-    return {"git_commit": git_commit(), **({"image": image} if image else {})}
+    known = {"git_commit": git_commit(), "image": image_name(), "pipeline_run": os.environ.get(PIPELINE_RUN)}
+    return {name: value for name, value in known.items() if value}
 
 
 def _package_versions() -> str:

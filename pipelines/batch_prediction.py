@@ -16,7 +16,9 @@ from pipelines import resources
 MAX_AT_ONCE = 16
 
 
-@dsl.pipeline(name="cyto-dl-batch-prediction", display_name="CytoDL batch prediction")
+@dsl.pipeline(
+    name="cyto-dl-batch-prediction", display_name="CytoDL batch prediction", pipeline_config=resources.LIFETIME
+)
 def batch_prediction(
     manifest: str,
     bundle: str,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import cyto_dl
+from cyto_dl.bundle.provenance import PIPELINE_RUN
 from cyto_dl.storage import atomic_path
 from pipelines.story import Story
 from pipelines.summary import Summary, summarize
@@ -43,7 +44,7 @@ def run_locally(pipeline: "BaseComponent", arguments: Mapping[str, Any], *, work
     started = time.monotonic()
     with (folder / "run.log").open("w") as log:
         story = Story(terminal=sys.stdout, log=log, num_steps=_count_steps(pipeline.pipeline_spec))
-        with contextlib.redirect_stdout(story), _environment(folder.parent), _one_log():
+        with contextlib.redirect_stdout(story), _environment(folder), _one_log():
             try:
                 _execute(local_pipeline, arguments, folder)
             except RuntimeError:
@@ -99,14 +100,15 @@ def _count_steps(specification: "PipelineSpec") -> int | None:
 
 
 @contextlib.contextmanager
-def _environment(workspace: Path) -> Iterator[None]:
-    """What the steps inherit: where the library and MLflow are, and that output comes line by line."""
+def _environment(folder: Path) -> Iterator[None]:
+    """What the steps inherit: where the library and MLflow are, the run's name, and that output comes line by line."""
     library = str(Path(cyto_dl.__file__).resolve().parents[1])
     paths = [library, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     before = dict(os.environ)
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.environ["PYTHONUNBUFFERED"] = "1"
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{workspace / 'mlflow.db'}")
+    os.environ[PIPELINE_RUN] = folder.name
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder.parent / 'mlflow.db'}")
     try:
         yield
     finally:

@@ -7,17 +7,28 @@ imported. A compiled pipeline with GPUs still needs to be told to use them: over
 
 import os
 
-from kfp import kubernetes
+from kfp import dsl, kubernetes
 from kfp.dsl import PipelineTask
 
 from components.image import IMAGE
+from cyto_dl.bundle.provenance import PIPELINE_RUN
 
 NUM_GPUS = int(os.environ.get("CYTO_DL_GPUS") or 0)
 GPU_TYPE = "nvidia.com/gpu"
 
-# Names of the secret and the config map that an operator makes in the namespace; a step starts without them too.
+# Names of the secrets and the config map that an operator makes in the namespace; a step starts without them too.
 S3_SECRET = "cyto-dl-s3"
+MLFLOW_SECRET = "cyto-dl-mlflow"
 ENVIRONMENT_CONFIG_MAP = "cyto-dl-environment"
+
+_DAY_S = 24 * 3600
+# What the cluster keeps of a run (its pods and their logs; artifacts stay), and when it ends one that hangs. No
+# workspace: steps pass artifacts through the object store, so that none waits for a volume that all nodes can mount.
+LIFETIME = dsl.PipelineConfig(
+    ttl_seconds_after_finished=7 * _DAY_S,
+    ttl_seconds_after_failure=30 * _DAY_S,  # time to read why
+    active_deadline_seconds=7 * _DAY_S,
+)
 
 
 def small(task: PipelineTask) -> PipelineTask:
@@ -58,6 +69,10 @@ def _connected(task: PipelineTask) -> PipelineTask:
     task.set_env_variable("CYTO_DL_IMAGE", IMAGE)
     credentials = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     addresses = ("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "MLFLOW_TRACKING_URI")
+    accounts = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
     kubernetes.use_secret_as_env(task, S3_SECRET, {name: name for name in credentials}, optional=True)
+    kubernetes.use_secret_as_env(task, MLFLOW_SECRET, {name: name for name in accounts}, optional=True)
+    # no input of the step: with it, none would ever be taken from the cache
+    kubernetes.use_field_path_as_env(task, PIPELINE_RUN, "metadata.labels['pipeline/runid']")
     kubernetes.use_config_map_as_env(task, ENVIRONMENT_CONFIG_MAP, {name: name for name in addresses}, optional=True)
     return task

@@ -122,8 +122,9 @@ class Story(io.TextIOBase):
                 self._tell_traceback()
             self._tell(f"{_INDENT}done in {seconds:.1f} s")
         else:
-            self.failure = self._explain(step)
-            if not self.failure.error.startswith("cyto_dl.errors."):
+            failure = self._explain(step)
+            self.failure = self.failure or failure  # the first: an exit handler runs after it, and may fail too
+            if not failure.error.startswith("cyto_dl.errors."):
                 self._tell_traceback()
             self._tell(f"{_INDENT}failed after {seconds:.1f} s")
             self._traceback.clear()

@@ -18,7 +18,7 @@ from pipelines import resources
 MAX_AT_ONCE = 4
 
 
-@dsl.pipeline(name="cyto-dl-sweep", display_name="CytoDL sweep")
+@dsl.pipeline(name="cyto-dl-sweep", display_name="CytoDL sweep", pipeline_config=resources.LIFETIME)
 def sweep(
     manifest: str,
     variants: list[list[str]],

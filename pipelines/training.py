@@ -4,6 +4,7 @@ prepare_data -> train -> evaluate -> export -> compare --better--> register as c
      |            |          |          |         ┕------not------> register as challenger
   dataset       model     report,    bundle
                           images
+finish, at the end of every run, also of one that failed: says how it ended
 """
 
 from kfp import dsl
@@ -12,19 +13,21 @@ from components.compare import compare
 from components.deploy import deploy
 from components.evaluate import evaluate
 from components.export import export
+from components.finish import finish
 from components.prepare_data import prepare_data
 from components.register import register
 from components.train import train
 from pipelines import resources
 
 
-@dsl.pipeline(name="cyto-dl-training", display_name="CytoDL training")
+@dsl.pipeline(name="cyto-dl-training", display_name="CytoDL training", pipeline_config=resources.LIFETIME)
 def training(
     manifest: str,
     source_col: str = "raw",
     target_cols: list[str] = ["nuclei"],
     experiment: str = "im2im/segmentation",
     overrides: list[str] = [],
+    start_model: str = "",
     spatial_dims: int = 2,
     num_channels: int = 1,
     source_channel: list[int] = [],
@@ -51,6 +54,8 @@ def training(
         target_cols: Columns that hold what the model learns to predict; none where a training makes its own.
         experiment: Name of an experiment, e.g. im2im/segmentation, im2im/labelfree, im2im/multitask.
         overrides: Changes to the experiment in hydra's syntax, e.g. ["trainer=gpu", "trainer.max_epochs=50"].
+        start_model: Bundle, checkpoint or run whose weights the training begins with (fine-tuning), local or s3://; ""
+            to begin with random ones. Its backbone has to be that of the experiment.
         spatial_dims: 2 for planes, 3 for volumes.
         num_channels: Channels of a source image, of those that are read; 0 accepts what the images have and leaves what
             the experiment says.
@@ -72,77 +77,81 @@ def training(
         canary_percent: Share of the requests that the new model gets there, 1 to 100.
         deploy_timeout_s: Seconds until it has to be ready; else the former model is served again.
     """
-    prepared = prepare_data(
-        manifest=manifest,
-        source_col=source_col,
-        target_cols=target_cols,
-        spatial_dims=spatial_dims,
-        num_channels=num_channels,
-        source_channel=source_channel,
-        target_channel=target_channel,
-        split_column=split_column,
-        group_column=group_column,
-        stratify_column=stratify_column,
-        fractions=fractions,
-        seed=seed,
-    ).set_display_name("Prepare data")
-    # The key of KFP's cache is the manifest's address, not its content: a cached step would miss a changed table.
-    prepared.set_caching_options(False)
-    resources.try_again(resources.small(prepared), times=2)
+    finished = finish().set_display_name("Finish")
+    resources.once(finished)
+    with dsl.ExitHandler(finished, name="all-steps"):
+        prepared = prepare_data(
+            manifest=manifest,
+            source_col=source_col,
+            target_cols=target_cols,
+            spatial_dims=spatial_dims,
+            num_channels=num_channels,
+            source_channel=source_channel,
+            target_channel=target_channel,
+            split_column=split_column,
+            group_column=group_column,
+            stratify_column=stratify_column,
+            fractions=fractions,
+            seed=seed,
+        ).set_display_name("Prepare data")
+        # The key of KFP's cache is the manifest's address, not its content: a cached step would miss a changed table.
+        prepared.set_caching_options(False)
+        resources.try_again(resources.small(prepared), times=2)
 
-    trained = train(
-        dataset=prepared.outputs["dataset"],
-        experiment=experiment,
-        overrides=overrides,
-        source_col=source_col,
-        target_cols=target_cols,
-        spatial_dims=spatial_dims,
-        num_channels=num_channels,
-        source_channel=source_channel,
-        target_channel=target_channel,
-    ).set_display_name("Train")
-    resources.try_again(resources.large(trained), times=2)
+        trained = train(
+            dataset=prepared.outputs["dataset"],
+            experiment=experiment,
+            overrides=overrides,
+            source_col=source_col,
+            target_cols=target_cols,
+            spatial_dims=spatial_dims,
+            num_channels=num_channels,
+            source_channel=source_channel,
+            target_channel=target_channel,
+            start_model=start_model,
+        ).set_display_name("Train")
+        resources.try_again(resources.large(trained), times=2)
 
-    evaluated = evaluate(
-        dataset=prepared.outputs["dataset"],
-        model=trained.outputs["model"],
-        split=evaluation_split,
-    ).set_display_name("Evaluate")
-    resources.try_again(resources.large(evaluated), times=1)
-
-    exported = export(
-        dataset=prepared.outputs["dataset"],
-        model=trained.outputs["model"],
-        metrics=evaluated.outputs["metrics"],
-    ).set_display_name("Export")
-    resources.try_again(resources.small(exported), times=1)
-
-    with dsl.If(model_name != "", name="with-model-name"):
-        compared = compare(
+        evaluated = evaluate(
             dataset=prepared.outputs["dataset"],
             model=trained.outputs["model"],
-            images=evaluated.outputs["images"],
-            model_name=model_name,
-            metric=comparison_metric,
             split=evaluation_split,
-            minimal_gain=minimal_gain,
-        ).set_display_name("Compare")
-        compared.set_caching_options(False)  # another champion gives another answer
-        resources.try_again(resources.large(compared), times=1)
-        # KFP makes the condition of the comparison. It has to be of the returned value, whose key is "Output": of any
-        # other, the local runner takes it for false without a word.
-        with dsl.If(compared.outputs["Output"] == True, name="better"):  # noqa: E712
-            promoted = register(bundle=exported.outputs["bundle"], model_name=model_name, champion=True)
-            resources.once(promoted.set_display_name("Register as champion"))
-            with dsl.If(deploy_target != "", name="with-deploy-target"):
-                deployed = deploy(
-                    bundle=exported.outputs["bundle"],
-                    target=deploy_target,
-                    canary_percent=canary_percent,
-                    timeout_s=deploy_timeout_s,
-                ).set_display_name("Deploy")
-                # no second attempt: one that failed has brought the former model back, and would fail again
-                resources.small(deployed).set_caching_options(False).after(promoted)
-        with dsl.Else(name="not-better"):
-            registered = register(bundle=exported.outputs["bundle"], model_name=model_name, champion=False)
-            resources.once(registered.set_display_name("Register"))
+        ).set_display_name("Evaluate")
+        resources.try_again(resources.large(evaluated), times=1)
+
+        exported = export(
+            dataset=prepared.outputs["dataset"],
+            model=trained.outputs["model"],
+            metrics=evaluated.outputs["metrics"],
+        ).set_display_name("Export")
+        resources.try_again(resources.small(exported), times=1)
+
+        with dsl.If(model_name != "", name="with-model-name"):
+            compared = compare(
+                dataset=prepared.outputs["dataset"],
+                model=trained.outputs["model"],
+                images=evaluated.outputs["images"],
+                model_name=model_name,
+                metric=comparison_metric,
+                split=evaluation_split,
+                minimal_gain=minimal_gain,
+            ).set_display_name("Compare")
+            compared.set_caching_options(False)  # another champion gives another answer
+            resources.try_again(resources.large(compared), times=1)
+            # The condition has to be of the returned value, whose key is "Output": of any
+            # other, the local runner takes it for false without a word.
+            with dsl.If(compared.outputs["Output"] == True, name="better"):  # noqa: E712
+                promoted = register(bundle=exported.outputs["bundle"], model_name=model_name, champion=True)
+                resources.once(promoted.set_display_name("Register as champion"))
+                with dsl.If(deploy_target != "", name="with-deploy-target"):
+                    deployed = deploy(
+                        bundle=exported.outputs["bundle"],
+                        target=deploy_target,
+                        canary_percent=canary_percent,
+                        timeout_s=deploy_timeout_s,
+                    ).set_display_name("Deploy")
+                    # no second attempt: one that failed has brought the former model back, and would fail again
+                    resources.small(deployed).set_caching_options(False).after(promoted)
+            with dsl.Else(name="not-better"):
+                registered = register(bundle=exported.outputs["bundle"], model_name=model_name, champion=False)
+                resources.once(registered.set_display_name("Register"))

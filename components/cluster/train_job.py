@@ -12,8 +12,10 @@ GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 RUNTIME = "torch-distributed"  # comes with Kubeflow Trainer; starts one pod a node and names them to torchrun
 SERVICE_ACCOUNT = "cyto-dl-worker"  # of deploy/pipeline
 S3_SECRET = "cyto-dl-s3"
+MLFLOW_SECRET = "cyto-dl-mlflow"
 ENVIRONMENT_CONFIG_MAP = "cyto-dl-environment"
 _SECRET_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_MLFLOW_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _CONFIG_KEYS = ("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "MLFLOW_TRACKING_URI")
 _GPU = "nvidia.com/gpu"
 _GRACE_SECONDS = 60  # after SIGTERM a checkpoint is written and uploaded
@@ -109,10 +111,11 @@ def _resources(nodes: Nodes) -> dict[str, Any]:
 def _environment() -> list[dict[str, Any]]:
     """Where the object store and MLflow are, and the keys to them; a training starts without them too."""
     secret = [(key, "secretKeyRef", S3_SECRET) for key in _SECRET_KEYS]
+    mlflow = [(key, "secretKeyRef", MLFLOW_SECRET) for key in _MLFLOW_KEYS]
     config = [(key, "configMapKeyRef", ENVIRONMENT_CONFIG_MAP) for key in _CONFIG_KEYS]
     return [
         {"name": key, "valueFrom": {kind: {"name": name, "key": key, "optional": True}}}
-        for key, kind, name in [*secret, *config]
+        for key, kind, name in [*secret, *mlflow, *config]
     ]
 
 

@@ -14,6 +14,7 @@ from cyto_dl import __version__
 from cyto_dl.data.tables import SPLITS, TABLES
 from cyto_dl.storage import localize, sha256
 
+PIPELINE_RUN = "CYTO_DL_PIPELINE_RUN"  # environment variable: the pipeline run that a step belongs to
 RUN_FILE = "mlflow.json"  # in a run's folder: which run of MLflow it is
 
 # What decides the numbers that a model gives.

@@ -51,8 +51,8 @@ def test_without_gpus_it_trains_on_processors_and_asks_for_none():
 
 
 def test_keys_come_from_the_secret_that_the_steps_use():
-    names = (module.S3_SECRET, module.ENVIRONMENT_CONFIG_MAP)
-    assert names == (resources.S3_SECRET, resources.ENVIRONMENT_CONFIG_MAP)
+    names = (module.S3_SECRET, module.MLFLOW_SECRET, module.ENVIRONMENT_CONFIG_MAP)
+    assert names == (resources.S3_SECRET, resources.MLFLOW_SECRET, resources.ENVIRONMENT_CONFIG_MAP)
     for variable in job(Nodes(2))["spec"]["trainer"]["env"]:
         (source,) = variable["valueFrom"].values()
         assert source["name"] in names

@@ -20,7 +20,11 @@ def all_tasks(specification: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]
 def steps(specification: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The tasks that run a container, by the names of their components."""
     named = {task["componentRef"]["name"]: task for _, task in all_tasks(specification)}
-    runs = {name for name, component in specification["components"].items() if "executorLabel" in component}
+    runs = {
+        name
+        for name, component in specification["components"].items()
+        if "container" in specification["deploymentSpec"]["executors"].get(component.get("executorLabel"), {})
+    }
     return {name.removeprefix("comp-"): task for name, task in named.items() if name in runs}
 
 
@@ -48,3 +52,9 @@ def dangling(specification: dict[str, Any]) -> list[str]:
     problems += [f"component {unused} is not used" for unused in set(components_) - used]
     problems += [f"executor {unused} is not used" for unused in set(executors) - labels]
     return problems
+
+
+def containers(specification: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The containers of the executors by name; an importer has none."""
+    executors = specification["deploymentSpec"]["executors"]
+    return {name: executor["container"] for name, executor in executors.items() if "container" in executor}

@@ -14,7 +14,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
 from pipelines.catalogue import PIPELINES
 from pipelines.compiler import compile_pipeline
-from tests.pipelines.graph import all_tasks, dangling, normalized, steps
+from tests.pipelines.graph import all_tasks, containers, dangling, normalized, steps
 
 COMPILED = Path(__file__).resolve().parents[2] / "pipelines" / "compiled"
 
@@ -62,28 +62,33 @@ def test_every_reference_in_the_package_resolves(documents):
 
 
 def test_no_step_installs_anything_when_it_starts(documents):
-    for executor in documents[0]["deploymentSpec"]["executors"].values():
-        assert "pip install" not in " ".join(executor["container"]["command"])
+    for container in containers(documents[0]).values():
+        assert "pip install" not in " ".join(container["command"])
 
 
 def test_every_step_runs_in_one_versioned_image(documents):
-    (image,) = {executor["container"]["image"] for executor in documents[0]["deploymentSpec"]["executors"].values()}
+    (image,) = {container["image"] for container in containers(documents[0]).values()}
     assert re.fullmatch(r".+:(?!latest$).+|.+@sha256:.+", image)
 
 
 def test_every_step_says_what_processors_and_memory_it_needs(documents):
-    for executor in documents[0]["deploymentSpec"]["executors"].values():
-        resources = executor["container"]["resources"]
+    for container in containers(documents[0]).values():
+        resources = container["resources"]
         for name in ("resourceCpuRequest", "resourceCpuLimit", "resourceMemoryRequest", "resourceMemoryLimit"):
             assert resources[name]
         assert "accelerator" not in resources  # GPUs are asked for when compiling
 
 
 def test_every_step_gets_credentials_and_addresses_where_the_operator_made_them(documents):
-    assert set(documents[1]) == set(documents[0]["deploymentSpec"]["executors"])
+    assert set(documents[1]) == set(containers(documents[0]))
     for executor in documents[1].values():
-        (secret,), (environment,) = executor["secretAsEnv"], executor["configMapAsEnv"]
-        assert (secret["secretName"], secret["optional"]) == ("cyto-dl-s3", True)
+        secrets, (environment,) = executor["secretAsEnv"], executor["configMapAsEnv"]
+        assert {each["secretName"]: each["optional"] for each in secrets} == {
+            "cyto-dl-s3": True,
+            "cyto-dl-mlflow": True,
+        }
+        (label,) = executor["fieldPathAsEnv"]
+        assert (label["name"], label["fieldPath"]) == ("CYTO_DL_PIPELINE_RUN", "metadata.labels['pipeline/runid']")
         assert (environment["configMapName"], environment["optional"]) == ("cyto-dl-environment", True)
         assert "MLFLOW_TRACKING_URI" in [entry["envVar"] for entry in environment["keyToEnv"]]
 
@@ -93,6 +98,14 @@ def test_every_step_has_a_name_for_people_and_all_but_a_deployment_are_tried_aga
     for name, task in steps(documents[0]).items():
         assert re.match(r"[A-Z]", task["taskInfo"]["name"])
         assert ("retryPolicy" in task) == (name != "deploy")
+
+
+def test_the_cluster_ends_a_run_that_hangs_and_clears_away_one_that_ended(package):
+    _, platform = yaml.safe_load_all(package.read_text())
+    config = platform["platforms"]["kubernetes"]["pipelineConfig"]
+    assert config["resourceTtlOnCompletion"] < config["resourceTtlOnFailure"]
+    assert config["activeDeadlineSeconds"] > 0
+    assert "workspace" not in config  # whose folder the local runner deletes
 
 
 def test_conditions_and_loops_look_only_at_outputs_that_the_local_runner_can_resolve(documents):

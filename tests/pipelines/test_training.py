@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from pipelines.compiler import compile_pipeline
-from tests.pipelines.graph import all_tasks, dangling
+from tests.pipelines.graph import all_tasks, containers, dangling
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = ("prepare-data", "train", "evaluate", "export", "compare", "register", "register-2", "deploy")
+TRAINED = ("prepare-data", "train", "evaluate", "export")
+STEPS = (*TRAINED, "compare", "register", "register-2", "deploy", "finish")
 NETWORK = {"exec-train", "exec-evaluate", "exec-compare"}  # the steps that run it
 
 
@@ -30,7 +31,7 @@ def documents(package) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_the_walker_finds_references_that_do_not_resolve(documents):
     broken = yaml.safe_load(yaml.safe_dump(documents[0]))
     broken["components"]["comp-train"]["executorLabel"] = "exec-gone"
-    broken["root"]["dag"]["tasks"]["export"]["dependentTasks"].append("gone")
+    broken["components"]["comp-exit-handler-1"]["dag"]["tasks"]["export"]["dependentTasks"].append("gone")
     del broken["components"]["comp-evaluate"]
     assert len(list(dangling(broken))) >= 4  # the three, and the executors that nothing uses any more
 
@@ -59,6 +60,7 @@ def test_every_step_but_the_deployment_may_be_tried_again(documents):
         "register": 2,
         "register-2": 2,
         "deploy": 0,
+        "finish": 2,
     }
 
 
@@ -84,6 +86,13 @@ def test_every_parameter_is_documented_and_all_but_the_manifest_have_defaults(do
     assert [name for name, parameter in parameters.items() if not parameter.get("isOptional")] == ["manifest"]
 
 
+def test_the_last_step_runs_whatever_happened_and_is_told_what_did(documents):
+    last = documents[0]["root"]["dag"]["tasks"]["finish"]
+    assert last["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    assert last["inputs"]["parameters"]["status"] == {"taskFinalStatus": {"producerTask": "exit-handler-1"}}
+    assert set(documents[0]["root"]["dag"]["tasks"]) == {"exit-handler-1", "finish"}
+
+
 def test_artifacts_have_the_types_that_the_server_draws(documents):
     found = {
         name: {key: value["artifactType"]["schemaTitle"] for key, value in outputs["artifacts"].items()}
@@ -93,6 +102,7 @@ def test_artifacts_have_the_types_that_the_server_draws(documents):
     assert found == {
         "comp-prepare-data": {"dataset": "system.Dataset"},
         "comp-train": {"model": "system.Model", "metrics": "system.Metrics"},
+        "comp-finish": {"outcome": "system.HTML"},
         "comp-evaluate": {
             "report": "system.HTML",
             "metrics": "system.Metrics",
@@ -110,12 +120,12 @@ def test_image_and_gpus_are_chosen_when_compiling(tmp_path):
     command = [sys.executable, "-m", "pipelines", "compile", "training", "--output", str(output), *target]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=os.environ)
     specification, platform = yaml.safe_load_all(output.read_text())
-    executors = specification["deploymentSpec"]["executors"]
-    assert {executor["container"]["image"] for executor in executors.values()} == {"registry.example/cyto-dl:1.2"}
+    found = containers(specification)
+    assert {container["image"] for container in found.values()} == {"registry.example/cyto-dl:1.2"}
     gpus = {
-        step: executor["container"]["resources"]["accelerator"]
-        for step, executor in executors.items()
-        if "accelerator" in executor["container"]["resources"]
+        step: container["resources"]["accelerator"]
+        for step, container in found.items()
+        if "accelerator" in container["resources"]
     }
     assert set(gpus) == NETWORK
     assert {(each["resourceType"], each["resourceCount"]) for each in gpus.values()} == {("nvidia.com/gpu", "2")}
