@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from kserve.errors import InvalidInput
 
+from cyto_dl.data.image import Image
+
 POLICIES = ("accept", "warn", "refuse")
 
 CONTRAST_FACTOR = 8.0  # 99th less 1st percentile, against all training images together
@@ -67,9 +69,9 @@ class Training:
             findings.append(_outside("spacing", spacing_um, self.spacing_um, SPACING_FACTOR))
         return findings
 
-    def compare_all(self, images: Sequence[np.ndarray]) -> list[Finding]:
+    def compare_all(self, images: Sequence[Image]) -> list[Finding]:
         """Each quantity of the image that is farthest in it."""
-        compared = [self.compare(image) for image in images]
+        compared = [self.compare(image.array, image.spacing_um) for image in images]
         return [max(same, key=lambda finding: finding.score) for same in zip(*compared, strict=True)]
 
     def _intensity(self, image: np.ndarray) -> Finding:
@@ -113,5 +115,5 @@ def _octaves(value: float, reference: float) -> float:
 
 def _sample(image: np.ndarray) -> np.ndarray:
     """Values on a regular grid, of about `NUM_VALUES`; the same share of every axis, or a row would stand for all."""
-    step = math.ceil((image[0].size / NUM_VALUES) ** (1 / (image.ndim - 1)))
+    step = math.ceil((image[0].size / NUM_VALUES) ** (1 / (image.ndim - 1))) | 1  # odd: interlaced rows alternate
     return image[(slice(None), *[slice(step // 2 if size > step else 0, None, step) for size in image.shape[1:]])]
