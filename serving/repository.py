@@ -62,8 +62,8 @@ class Repository(ModelRepositoryExtension):
         self._reasons.pop(model.name, None)
         self._model_registry.update(model)
 
-    async def load(self, model_name: str) -> None:
-        """Load, or load again, the bundle of a name.
+    async def load(self, model_name: str) -> dict[str, Any]:
+        """Load, or load again, the bundle of a name; what KServe's gRPC side answers from.
 
         Raises:
             InvalidInput: It is no name.
@@ -86,8 +86,9 @@ class Repository(ModelRepositoryExtension):
                     f"the bundle of '{model_name}' cannot be loaded (id {identity}); the server's log tells why"
                 ) from error
         logger.info("model %s is loaded", model_name)
+        return {"name": model_name, "load": True}
 
-    async def unload(self, model_name: str) -> None:
+    async def unload(self, model_name: str) -> dict[str, Any]:
         """Serve a model no longer; its requests finish.
 
         Raises:
@@ -97,6 +98,7 @@ class Repository(ModelRepositoryExtension):
             raise ModelNotFound(model_name)
         self._reasons[model_name] = "unloaded"
         logger.info("model %s is unloaded", model_name)
+        return {"name": model_name, "unload": True}
 
     async def listed(self) -> list[dict[str, Any]]:
         """Every model that is or was served, as the protocol's repository index lists them."""

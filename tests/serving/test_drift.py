@@ -3,6 +3,7 @@ import pytest
 from kserve.errors import InvalidInput
 
 from cyto_dl.data.fingerprint import PERCENTILES
+from cyto_dl.data.image import Image
 from serving.drift import Training, judge
 
 
@@ -60,7 +61,8 @@ def test_without_a_pixel_size_none_is_compared(training, dims):
 
 
 def test_the_farthest_of_several_images_counts(training, dims):
-    worst = training.compare_all([field(dims), np.full_like(field(dims), 400), field(dims)])
+    arrays = [field(dims), np.full_like(field(dims), 400), field(dims)]
+    worst = training.compare_all([Image(array, None, "raw") for array in arrays])
     assert {finding.quantity: finding.score for finding in worst}["intensity"] == 99
 
 
