@@ -16,7 +16,8 @@ from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.infer_type import RequestedOutput
 from pydantic import BaseModel, StrictInt, ValidationError
 
-NPY_MAGIC = b"\x93NUMPY"
+from serving.files import FILE_BEGINNINGS, NPY_MAGIC, FileBody
+from serving.metadata import without_parameters
 
 # What people send instead, by how it begins.
 _BEGINNINGS = {
@@ -33,7 +34,8 @@ _BEGINNINGS = {
     NPY_MAGIC: "a .npy file",
 }
 _V1_ACCEPTS = (
-    "Accepted are an image as numpy.save writes it (Content-Type application/x-npy) and JSON (application/json)."
+    "Accepted are an image as numpy.save writes it (Content-Type application/x-npy), TIFF, PNG, JPEG and JSON "
+    "(application/json)."
 )
 _V2_ACCEPTS = (
     "Accepted are JSON (Content-Type application/json), and JSON followed by binary tensors "
@@ -76,13 +78,17 @@ class ImageDataPlane(DataPlane):
         headers: Mapping[str, str],
         protocol_version: str = PredictorProtocol.REST_V1.value,
         model_name: str | None = None,
-    ) -> tuple[InferRequest | dict[str, Any] | bytes, dict[str, Any]]:
-        """The tensors of a V2 request; of a V1 request its JSON object, or the bytes of its .npy file."""
+    ) -> tuple[InferRequest | dict[str, Any] | FileBody, dict[str, Any]]:
+        """The tensors of a V2 request; of a V1 request its JSON object, or its file."""
         if protocol_version == PredictorProtocol.REST_V2.value:
             return decode_tensors(body, headers, model_name or ""), {}
-        if body.startswith(NPY_MAGIC):
-            return body, {}
+        if body.startswith(FILE_BEGINNINGS):
+            return FileBody(body), {}
         return _json_object(body, headers, hint=_V1_ACCEPTS), {}
+
+    async def model_metadata(self, model_name: str) -> dict[str, Any]:
+        """What the protocol has fields for, over gRPC too."""
+        return without_parameters(self.get_model_from_registry(model_name).metadata())
 
     async def ready(self) -> bool:
         """Whether there is a model, and every model can predict."""

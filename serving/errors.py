@@ -5,6 +5,7 @@
     Unknown           no token, or a wrong one                       REST 401, UNAUTHENTICATED
     Busy              no room for one more request                   REST 429, RESOURCE_EXHAUSTED
     TooLarge          a body or an image beyond the limits           REST 413, RESOURCE_EXHAUSTED
+    NotAcceptable     no format that the client takes                REST 406, INVALID_ARGUMENT
     TooSlow           the request's time is over                     REST 504, DEADLINE_EXCEEDED
     Stalled           the body did not arrive in time                REST 408, DEADLINE_EXCEEDED
     Gone              the client went away: nobody reads the answer  REST 499, CANCELLED
@@ -26,6 +27,7 @@ from grpc_interceptor.exceptions import (
     DeadlineExceeded,
     GrpcException,
     Internal,
+    InvalidArgument,
     PermissionDenied,
     ResourceExhausted,
     Unauthenticated,
@@ -100,6 +102,12 @@ class TooLarge(ResourceExhausted):
     """A body or an image is larger than this server takes."""
 
     http_status = 413
+
+
+class NotAcceptable(InvalidArgument):
+    """The answer does not come in a format that the client takes."""
+
+    http_status = 406
 
 
 class TooSlow(DeadlineExceeded):

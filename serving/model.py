@@ -7,23 +7,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from grpc_interceptor.exceptions import GrpcException
-from kserve import InferRequest, InferResponse, Model
-from kserve.errors import InvalidInput
+from kserve import InferResponse, Model
+from kserve.errors import InvalidInput, ModelNotFound
 from kserve.model import InferenceVerb
-from kserve.utils.numpy_codec import from_np_dtype
 
-from cyto_dl.errors import ImageError
+from cyto_dl.errors import ConfigError, ImageError
 from cyto_dl.inference import Predictor
+from cyto_dl.inference.parameters import with_parameters
+from cyto_dl.model.utils.postprocessing import gives_labels
 from serving.drift import Training, judge
 from serving.errors import ServerFault
 from serving.executor import Executor, SharedNetwork, Work
 from serving.identity import UNKNOWN, Identity
 from serving.limits import DEFAULTS, Limits
+from serving.metadata import describe_model
 from serving.observation import observation
-from serving.requests import DATATYPES, ImageRequest, read_request
+from serving.requests import ImageRequest, Payload, read_request
 from serving.responses import Predictions, write_response
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class BundleModel(Model):
         super().__init__(name, return_response_headers=True)
         self._predictor, self._executor = predictor, executor
         self.limits, self.identity = limits, identity
+        self._labels = frozenset(head for head, each in predictor.postprocess.items() if gives_labels(each))
         self._drift = drift
         self._training = Training.of(predictor.metadata, predictor.input.name)
         if self._training is None:
@@ -78,7 +80,7 @@ class BundleModel(Model):
 
     async def __call__(
         self,
-        body: InferRequest | dict[str, Any] | bytes,
+        body: Payload,
         headers: Mapping[str, str] | None = None,
         verb: InferenceVerb = InferenceVerb.PREDICT,
     ) -> tuple[InferResponse | bytes, dict[str, str]]:
@@ -96,22 +98,19 @@ class BundleModel(Model):
         observed.model, observed.version = self.name, self.identity.version
         try:
             return await super().__call__(body, dict(headers or {}), verb)
-        except (InvalidInput, GrpcException):
+        except (InvalidInput, ModelNotFound, GrpcException):
             raise
         except Exception as error:
             fault = ServerFault()
             logger.exception("request to %s failed (id %s)", self.name, fault.id)
             raise fault from error
 
-    async def preprocess(
-        self, payload: InferRequest | dict[str, Any] | bytes, headers: Mapping[str, str] | None = None
-    ) -> ImageRequest:
+    async def preprocess(self, payload: Payload, headers: Mapping[str, str] | None = None) -> ImageRequest:
         """The checked images and heads of a request."""
-        heads = list(self._predictor.outputs)
         request = await asyncio.to_thread(
-            read_request, payload, headers or {}, spec=self._predictor.input, heads=heads, limits=self.limits
+            read_request, payload, headers or {}, predictor=self._predictor, limits=self.limits
         )
-        observation().num_voxels = sum(image.size for image in request.images)
+        observation().num_voxels = sum(image.array.size for image in request.images)
         await self._check_drift(request)
         return request
 
@@ -133,7 +132,7 @@ class BundleModel(Model):
         response_headers: dict[str, str] | None = None,
     ) -> tuple[ImageRequest, Predictions]:
         """The predictions of a request's images."""
-        observation().work = work = Work(self.limits.timeout_s)
+        observation().work = work = Work(request.asked.timeout_s)
         return request, await self._executor.run(work, lambda: self._predict_images(request, work))
 
     async def postprocess(
@@ -143,33 +142,16 @@ class BundleModel(Model):
         response_headers: dict[str, str] | None = None,
     ) -> InferResponse | bytes:
         """The encoded answer; its HTTP headers are added to `response_headers`."""
-        response, content_headers = await asyncio.to_thread(write_response, *result, model_name=self.name)
+        response, content_headers = await asyncio.to_thread(
+            write_response, *result, model_name=self.name, labels=self._labels
+        )
         if response_headers is not None:
             response_headers.update(content_headers)
         return response
 
-    def get_input_types(self) -> list[dict[str, Any]]:
-        """The input tensor as V2 metadata: FP32 is what the network computes with, `DATATYPES` what is accepted."""
-        spec = self._predictor.input
-        shape = [-1, spec.num_channels, *[-1] * spec.spatial_dims]
-        return [{"name": spec.name, "datatype": "FP32", "shape": shape}]
-
-    def get_output_types(self) -> list[dict[str, Any]]:
-        """One tensor per head as V2 metadata."""
-        return [
-            {
-                "name": head,
-                "datatype": from_np_dtype(np.dtype(output["dtype"])),
-                "shape": [-1, output["channels"], *[-1] * (len(output["axes"]) - 1)],
-            }
-            for head, output in self._predictor.outputs.items()
-        ]
-
-    def tensor_parameters(self) -> dict[str, dict[str, Any]]:
-        """What V2 metadata has no field for, per tensor: axes, and the datatypes that the input may come in."""
-        spec = self._predictor.input
-        outputs = {head: {"axes": f"N{output['axes']}"} for head, output in self._predictor.outputs.items()}
-        return {spec.name: {"axes": f"N{spec.axes}", "datatypes": list(DATATYPES)}, **outputs}
+    def metadata(self) -> dict[str, Any]:
+        """What the server tells of the model."""
+        return describe_model(self.name, self._predictor, self.identity, self.limits)
 
     def _shared(self, work: Work) -> SharedNetwork:
         network = self._predictor.network
@@ -177,11 +159,11 @@ class BundleModel(Model):
         return SharedNetwork(network, self.name, batch_size, device, work, tuple(network.heads))
 
     def _predict_images(self, request: ImageRequest, work: Work) -> Predictions:
-        predictor = self._predictor
+        predictor = with_parameters(self._predictor, request.asked.model)
         # MONAI's transforms note their state on themselves while they are undone: every request has its own.
         preprocess = copy.deepcopy(list(predictor.preprocess))
         predictor = replace(predictor, network=self._shared(work), preprocess=preprocess)
         try:
             return [predictor.predict(image, heads=request.heads) for image in request.images]
-        except ImageError as error:
+        except (ImageError, ConfigError) as error:  # the image is too deep for a head's windows, say
             raise InvalidInput(str(error)) from error

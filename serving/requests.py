@@ -2,77 +2,101 @@
 
     V2 tensor   [N, C, (Z), Y, X], named as the bundle's input; `outputs` names the heads     ─┐
     V1 JSON     {"instances": [image, ...], "outputs": ["head", ...]}, images as nested lists  ├─> ImageRequest
-    V1 .npy     one image as numpy.save writes it; the header X-Outputs: head,head             ─┘
+    V1 file     .npy, TIFF, PNG (`serving.files`); the header X-Outputs: head,head             ─┘
 
 An image is C (Z) Y X with the numbers that the camera gave; normalisation is the bundle's. Without a choice of heads
-all are computed. The V1 body is .npy if it begins like one, whatever its Content-Type; `serving.responses` says what
-each of the three gets back. Everything is checked before the image waits for the predict thread.
+all are computed. `serving.axes` says which other orders are taken, `serving.parameters` what may be asked beside, and
+`serving.responses` what each of the three gets back. Everything is checked before the image waits for its turn.
 """
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from tokenize import TokenError
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from kserve import InferInput, InferRequest
-from kserve.errors import InvalidInput
+from kserve.errors import InvalidInput, ModelNotFound
 from kserve.utils.numpy_codec import to_np_dtype
 
-from cyto_dl.inference import InputSpec
+from cyto_dl.data.image import Image
+from cyto_dl.inference import InputSpec, Predictor
+from serving.axes import accepted_axes, axes_of, in_order, in_words
+from serving.files import FileBody, read_file
 from serving.limits import DEFAULTS, Limits
+from serving.media_types import choose_media_type
+from serving.parameters import Asked, read_asked
+from serving.values import as_dtype, check_values, to_array
 
 # What cameras and readers give. 64-bit integers and booleans are not intensities.
 DATATYPES = ("UINT8", "UINT16", "UINT32", "INT8", "INT16", "INT32", "FP16", "FP32", "FP64")
 
-# Version 3.0 is for the names of fields, which an image does not have.
-NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-# What numpy lets through from the tokenizer and the literal parser on a damaged header.
-NPY_HEADER_ERRORS = (KeyError, MemoryError, RecursionError, SyntaxError, TokenError, TypeError, ValueError)
+Payload: TypeAlias = InferRequest | dict[str, Any] | FileBody
 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """The images of one request (each C (Z) Y X), the heads wanted for them, and the request itself."""
+    """One request, understood.
 
-    images: list[np.ndarray]
+    Args:
+        images: Each C (Z) Y X.
+        heads: That are wanted, in this order.
+        asked: Its parameters.
+        payload: The request itself.
+        media_type: Of the answer to a file.
+        takes_gzip: Whether the client unpacks a compressed body.
+    """
+
+    images: list[Image]
     heads: list[str]
-    payload: InferRequest | dict[str, Any] | bytes
+    asked: Asked
+    payload: Payload
+    media_type: str = "application/json"
+    takes_gzip: bool = False
 
 
 def read_request(
-    payload: InferRequest | dict[str, Any] | bytes,
-    headers: Mapping[str, str],
-    *,
-    spec: InputSpec,
-    heads: Sequence[str],
-    limits: Limits = DEFAULTS,
+    payload: Payload, headers: Mapping[str, str], *, predictor: Predictor, limits: Limits = DEFAULTS
 ) -> ImageRequest:
-    """The images of a V2 request, a V1 JSON object or the bytes of a V1 .npy file.
+    """The images of a V2 request, a V1 JSON object or a V1 file, and what is asked of them.
 
     Args:
         payload: What the data plane decoded.
         headers: The HTTP headers, names in lower case.
-        spec: The input that the bundle declares.
-        heads: The heads that the bundle has.
+        predictor: That is to predict.
         limits: Of the images' size.
 
     Raises:
         TooLarge: The images have too many voxels.
+        NotAcceptable: The answer does not come in any format that the client takes.
         InvalidInput: The request is wrong; the message names the tensor, what came and what is accepted.
+        ModelNotFound: A version was asked for.
     """
+    known = list(predictor.outputs)
+    takes_gzip = "gzip" in headers.get("accept-encoding", "")
     if isinstance(payload, InferRequest):
-        wanted = [output.name for output in payload.request_outputs or []]
-        images = list(_read_tensor(payload.inputs, spec, limits))
-    elif isinstance(payload, bytes):
+        if payload.model_version:
+            raise ModelNotFound(f"{payload.model_name} (version {payload.model_version})")
+        heads = _choose_heads([output.name for output in payload.request_outputs or []], known)
+        asked = read_asked(payload.parameters, predictor, limits)
+        images = _as_images(_read_tensor(payload.inputs, predictor.input, limits, asked), predictor, asked)
+        return ImageRequest(images, heads, asked, payload, takes_gzip=takes_gzip)
+    if isinstance(payload, FileBody):
         wanted = [name.strip() for name in headers.get("x-outputs", "").split(",") if name.strip()]
-        images = [_read_npy(payload, spec, limits)]
-    else:
-        wanted = payload.get("outputs") or []
-        images = _read_instances(payload, spec, limits)
-    return ImageRequest(images, _choose_heads(wanted, heads), payload)
+        heads = _choose_heads(wanted, known)
+        media_type = choose_media_type(headers.get("accept", ""), {head: predictor.outputs[head] for head in heads})
+        asked = read_asked(payload.parameters, predictor, limits)
+        image = read_file(payload.content, asked, predictor=predictor, limits=limits)
+        return ImageRequest([image], heads, asked, payload, media_type, takes_gzip)
+    heads = _choose_heads(payload.get("outputs") or [], known)
+    asked = read_asked(payload.get("parameters"), predictor, limits)
+    images = _as_images(_read_instances(payload, predictor.input, limits, asked), predictor, asked)
+    return ImageRequest(images, heads, asked, payload)
+
+
+def _as_images(arrays: Sequence[np.ndarray], predictor: Predictor, asked: Asked) -> list[Image]:
+    spec = predictor.input
+    return [Image(array, asked.spacing_um or spec.spacing_um, spec.name) for array in arrays]
 
 
 def _choose_heads(wanted: Any, heads: Sequence[str]) -> list[str]:
@@ -84,18 +108,18 @@ def _choose_heads(wanted: Any, heads: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(wanted)) or list(heads)
 
 
-def _read_tensor(tensors: Sequence[InferInput], spec: InputSpec, limits: Limits) -> np.ndarray:
-    """The one input tensor, N C (Z) Y X."""
+def _read_tensor(tensors: Sequence[InferInput], spec: InputSpec, limits: Limits, asked: Asked) -> Sequence[np.ndarray]:
+    """The images of the one input tensor, each C (Z) Y X."""
     names = [tensor.name for tensor in tensors]
     if names != [spec.name]:
         raise InvalidInput(f"inputs: exactly one tensor named '{spec.name}' is wanted, got {names}")
     tensor = tensors[0]
     if tensor.datatype not in DATATYPES:
         raise InvalidInput(f"{spec.name}: datatype {tensor.datatype} is not one of {', '.join(DATATYPES)}")
-    _check_shape(tensor.shape, spec, name=spec.name, leading="N")
+    axes = axes_of(tensor.shape, spec, name=spec.name, batch=True, asked=asked.axes)
     limits.check_voxels(tensor.shape, name=spec.name)
     array = _from_list(tensor.data, tensor) if tensor.data else _from_buffer(tensor)
-    return _check_values(array, name=spec.name)
+    return list(in_order(check_values(array, name=spec.name), axes, spec, batch=True))
 
 
 def _from_buffer(tensor: InferInput) -> np.ndarray:
@@ -108,8 +132,8 @@ def _from_buffer(tensor: InferInput) -> np.ndarray:
 
 
 def _from_list(values: Any, tensor: InferInput) -> np.ndarray:
-    """A JSON or gRPC list as an array; numbers that `datatype` cannot hold are refused rather than wrapped."""
-    array = _to_array(values, name=tensor.name)
+    """A JSON or gRPC list as an array."""
+    array = to_array(values, name=tensor.name)
     shape = tuple(tensor.shape)
     if array.shape != (math.prod(shape),) and array.shape != shape:
         raise InvalidInput(
@@ -117,94 +141,24 @@ def _from_list(values: Any, tensor: InferInput) -> np.ndarray:
             f"data has the shape {list(array.shape)}"
         )
     dtype = np.dtype(to_np_dtype(tensor.datatype))
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if array.dtype.kind == "f" or array.min() < limits.min or array.max() > limits.max:
-            raise InvalidInput(
-                f"{tensor.name}: {tensor.datatype} holds whole numbers from {limits.min} to {limits.max}; data has "
-                f"{'fractions' if array.dtype.kind == 'f' else f'{array.min()} to {array.max()}'}"
-            )
-    with np.errstate(over="ignore"):  # what overflows is infinite, and is refused as such
-        return array.astype(dtype).reshape(shape)
+    return as_dtype(array, dtype, name=tensor.name, datatype=tensor.datatype).reshape(shape)
 
 
-def _read_instances(body: Mapping[str, Any], spec: InputSpec, limits: Limits) -> list[np.ndarray]:
+def _read_instances(body: Mapping[str, Any], spec: InputSpec, limits: Limits, asked: Asked) -> list[np.ndarray]:
     """The images of a V1 JSON body; they may have different sizes."""
     instances = body.get("instances")
     if not isinstance(instances, list) or not instances:
         raise InvalidInput(
-            f'the body must be {{"instances": [image, ...]}} with at least one image, a nested list of shape '
-            f"{_wanted_shape(spec)}; its keys are {sorted(body)}"
+            '{"instances": [image, ...]} is wanted with at least one image, a nested list of the shape '
+            f"{' or '.join(in_words(axes, spec) for axes in accepted_axes(spec, batch=False))}; the body's keys are "
+            f"{sorted(body)}"
         )
-    images = []
+    images, num_voxels = [], 0
     for index, instance in enumerate(instances):
         name = f"instances[{index}]"
-        image = _to_array(instance, name=name)
-        _check_shape(image.shape, spec, name=name)
-        limits.check_voxels(image.shape, name=name)
-        images.append(_check_values(image, name=name))
+        array = to_array(instance, name=name)
+        axes = axes_of(array.shape, spec, name=name, batch=False, asked=asked.axes)
+        num_voxels += array.size
+        limits.check_voxels((num_voxels,), name="instances")
+        images.append(in_order(check_values(array, name=name), axes, spec, batch=False))
     return images
-
-
-def _read_npy(body: bytes, spec: InputSpec, limits: Limits) -> np.ndarray:
-    """The image in a .npy file, as a view; the header is read without unpickling anything."""
-    file = io.BytesIO(body)
-    try:
-        shape, is_fortran, dtype = NPY_HEADERS[np.lib.format.read_magic(file)](file)
-    except NPY_HEADER_ERRORS as error:
-        raise InvalidInput(f".npy body: its header cannot be read ({error}). Write it with numpy.save.") from error
-    if dtype.kind not in "iuf":
-        raise InvalidInput(f".npy body: dtype {dtype} is not a whole or floating point number")
-    if spec.num_channels == 1 and len(shape) == len(spec.axes) - 1:
-        shape = (1, *shape)  # an image of one channel as it comes from a file
-    _check_shape(shape, spec, name=".npy body")
-    limits.check_voxels(shape, name=".npy body")
-    num_bytes = math.prod(shape) * dtype.itemsize
-    if len(body) - file.tell() != num_bytes:
-        raise InvalidInput(
-            f".npy body: shape {list(shape)} of {dtype} needs {num_bytes} bytes, but {len(body) - file.tell()} follow"
-        )
-    flat = np.frombuffer(body, dtype, offset=file.tell())
-    image = flat.reshape(shape[::-1]).T if is_fortran else flat.reshape(shape)
-    return _check_values(image.astype(dtype.newbyteorder("="), copy=False), name=".npy body")
-
-
-def _to_array(values: Any, *, name: str) -> np.ndarray:
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise InvalidInput(f"{name}: the nested lists do not have the shape of an array: {error}") from error
-    if array.dtype.kind not in "iuf":
-        raise InvalidInput(f"{name}: holds something that is not a number")
-    return array
-
-
-def _check_shape(shape: Sequence[int], spec: InputSpec, *, name: str, leading: str = "") -> None:
-    channel_axis = 1 if leading else 0
-    if (
-        len(shape) != len(spec.axes) + channel_axis
-        or any(size < 1 for size in shape)
-        or shape[channel_axis] != spec.num_channels
-    ):
-        raise InvalidInput(
-            f"{name}: shape {list(shape)} does not fit {_wanted_shape(spec, leading)}, all sizes at least 1 "
-            f"({spec.num_channels} {'channel' if spec.num_channels == 1 else 'channels'})"
-        )
-
-
-def _wanted_shape(spec: InputSpec, leading: str = "") -> str:
-    return f"[{', '.join([*leading, str(spec.num_channels), *spec.axes[1:]])}]"
-
-
-def _check_values(array: np.ndarray, *, name: str) -> np.ndarray:
-    """The array with finite numbers of at most 32 bits, which is what networks compute with."""
-    if array.dtype == np.float64:
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
-    if array.dtype.kind == "f":
-        num_bad = int(array.size - np.isfinite(array).sum())
-        if num_bad:
-            raise InvalidInput(
-                f"{name}: {num_bad} of {array.size} values are NaN, infinite or too large for float32; replace them"
-            )
-    return array

@@ -8,17 +8,19 @@ A request that finds no room is refused before its body is read. One whose clien
 """
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from kserve.constants.constants import PredictorProtocol
-from kserve.errors import ModelNotReady
+from kserve.errors import InvalidInput, ModelNotReady
 
 from serving.dataplane import ImageDataPlane
 from serving.errors import Gone
 from serving.executor import Executor
+from serving.files import FileBody
 
 Result = TypeVar("Result")
 
@@ -32,6 +34,7 @@ def add_routes(app: FastAPI, dataplane: ImageDataPlane, executor: Executor) -> N
         executor.check_room()
         headers = dict(request.headers)
         payload, _ = dataplane.decode(await request.body(), headers, protocol.value, model_name)
+        payload = with_query(payload, dict(request.query_params))
         content, content_headers = await while_connected(request, dataplane.infer(model_name, payload, headers))
         return Response(content, headers=content_headers)
 
@@ -42,11 +45,7 @@ def add_routes(app: FastAPI, dataplane: ImageDataPlane, executor: Executor) -> N
         return await predict(model_name, request, PredictorProtocol.REST_V1)
 
     async def metadata(model_name: str) -> JSONResponse:
-        document = await dataplane.model_metadata(model_name)
-        parameters = dataplane.get_model_from_registry(model_name).tensor_parameters()
-        for tensor in [*document["inputs"], *document["outputs"]]:
-            tensor["parameters"] = parameters[tensor["name"]]
-        return JSONResponse(document)
+        return JSONResponse(dataplane.get_model_from_registry(model_name).metadata())
 
     async def no_versions(model_name: str) -> None:
         raise HTTPException(404, "a server has one version of a model; leave /versions/... out of the address")
@@ -57,6 +56,19 @@ def add_routes(app: FastAPI, dataplane: ImageDataPlane, executor: Executor) -> N
     app.add_api_route(
         "/v2/models/{model_name}/versions/{rest:path}", no_versions, methods=["GET", "POST"], include_in_schema=False
     )
+
+
+def with_query(payload: Any, query: Mapping[str, str]) -> Any:
+    """The payload with the parameters in its address, which only a file needs.
+
+    Raises:
+        InvalidInput: It is no file.
+    """
+    if not query:
+        return payload
+    if not isinstance(payload, FileBody):
+        raise InvalidInput(f"parameters: {sorted(query)[0]}: those of a JSON body stand in it, under `parameters`")
+    return replace(payload, parameters=query)
 
 
 async def while_connected(request: Request, answer: Awaitable[Result]) -> Result:

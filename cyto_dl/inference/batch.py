@@ -142,6 +142,17 @@ def claim_folder(folder: Path, names: Iterable[str]) -> None:
     _write_table(folder, pd.DataFrame(columns=_FIRST_COLUMNS))
 
 
+def spacing_of(
+    prediction: np.ndarray, source: np.ndarray, spacing_um: Sequence[float] | None
+) -> tuple[float, ...] | None:
+    """Pixel size of a prediction C (Z) Y X, which may have other pixels than its source, or no Z."""
+    if spacing_um is None:
+        return None
+    kept = prediction.ndim - 1
+    sizes = zip(spacing_um[-kept:], source.shape[-kept:], prediction.shape[-kept:], strict=True)
+    return tuple(spacing * before / after for spacing, before, after in sizes)
+
+
 def _is_table(path: Path) -> bool:
     """Whether a file is a table of predictions, whatever the heads of the model that it was written for."""
     if not path.is_file():
@@ -163,23 +174,12 @@ def predict_file(predictor: "Predictor", source: str, folder: Path, stem: str) -
         image = predictor.read(source)
         for head, array in predictor.predict(image).items():
             path = folder / head / f"{stem}.ome.tif"
-            write_image(path, array, spacing_um=_spacing_of(array, image.array, image.spacing_um))
+            write_image(path, array, spacing_um=spacing_of(array, image.array, image.spacing_um))
             row[head] = str(path)
     except ImageError as error:
         logger.info("%s", error)
         row |= {"status": "failed", "error": str(error)}
     return {**row, "seconds": round(time.perf_counter() - start, 3)}
-
-
-def _spacing_of(
-    prediction: np.ndarray, source: np.ndarray, spacing_um: Sequence[float] | None
-) -> tuple[float, ...] | None:
-    """Pixel size of a prediction, which may have other pixels than its source, or no Z."""
-    if spacing_um is None:
-        return None
-    kept = prediction.ndim - 1
-    sizes = zip(spacing_um[-kept:], source.shape[-kept:], prediction.shape[-kept:], strict=True)
-    return tuple(spacing * before / after for spacing, before, after in sizes)
 
 
 def _tracked(sources: Sequence[str], progress: bool) -> Iterable[str]:

@@ -12,6 +12,7 @@ from kserve import InferInput, InferRequest
 from kserve.errors import InvalidInput
 
 from serving.dataplane import decode_tensors
+from serving.files import FileBody
 from serving.requests import read_request
 from tests.serving.wire import LENGTH, binary_request, npy, tensor
 
@@ -102,27 +103,40 @@ def test_a_body_that_is_not_json_is_refused(send, body, words, content_type):
     assert_refused(send("POST", INFER, content=body, headers={"Content-Type": content_type}), words)
 
 
-@pytest.mark.parametrize(
-    ("body", "looks_like"),
-    [
-        (b"II*\0\x08\0\0\0", "a TIFF file"),
-        (b"MM\0+\0\x08\0\0", "a TIFF file"),
-        (b"\x89PNG\r\n\x1a\n", "a PNG file"),
-        (b"\xff\xd8\xff\xe0", "a JPEG file"),
-        (b"PK\x03\x04", ".npz"),
-        (b"--------------------------ab\r\n", "--data-binary"),
-        (b"", "empty"),
-        (b"raw pixels", "line 1 column 1"),
-    ],
-)
+IMAGE_FILES = [
+    (b"II*\0\x08\0\0\0", "a TIFF file"),
+    (b"MM\0+\0\x08\0\0", "a TIFF file"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG file"),
+    (b"\xff\xd8\xff\xe0", "a JPEG file"),
+]
+OTHER_FILES = [
+    (b"PK\x03\x04", ".npz"),
+    (b"--------------------------ab\r\n", "--data-binary"),
+    (b"", "empty"),
+    (b"raw pixels", "line 1 column 1"),
+]
+
+
+@pytest.mark.parametrize(("body", "looks_like"), OTHER_FILES)
 @pytest.mark.parametrize("content_type", ["application/x-npy", "image/tiff", "application/json"])
 def test_a_file_of_another_format_is_refused_with_what_it_looks_like_and_what_is_accepted(
     send, body, looks_like, content_type
 ):
     response = send("POST", PREDICT, content=body, headers={"Content-Type": content_type})
-    assert_refused(response, [looks_like, f"sent as {content_type}", "application/x-npy", "application/json"])
-    response = send("POST", INFER, content=body, headers={"Content-Type": content_type})
+    assert_refused(response, [looks_like, f"sent as {content_type}", "application/x-npy", "TIFF", "application/json"])
+
+
+@pytest.mark.parametrize(("body", "looks_like"), [*IMAGE_FILES, *OTHER_FILES])
+def test_a_file_to_the_route_of_tensors_is_refused(send, body, looks_like):
+    response = send("POST", INFER, content=body, headers={"Content-Type": "image/tiff"})
     assert_refused(response, [looks_like, "application/json", "application/octet-stream", LENGTH.lower()])
+
+
+@pytest.mark.parametrize(("body", "looks_like"), IMAGE_FILES)
+def test_an_image_file_that_is_only_a_beginning_is_refused_without_a_path(send, body, looks_like):
+    response = send("POST", PREDICT, content=body)
+    assert_refused(response, ["the body"])
+    assert "/" not in response.json()["error"]
 
 
 def test_a_npy_file_to_the_route_of_tensors_is_refused_as_such(send):
@@ -194,7 +208,7 @@ def test_values_that_are_not_finite_are_counted_and_refused(send, value, dtype):
         ({"instances": [3]}, ["instances[0]", "[1, Y, X]"]),
         ({"instances": ["abc"]}, ["instances[0]", "number"]),
         ({"instances": [{"raw": PICTURE.tolist()}]}, ["instances[0]", "number"]),
-        ({"instances": [PICTURE.tolist(), PICTURE[0].tolist()]}, ["instances[1]", "[3, 4]", "[1, Y, X]"]),
+        ({"instances": [PICTURE.tolist(), PICTURE[0, 0].tolist()]}, ["instances[1]", "[4]", "[1, Y, X]", "[Y, X]"]),
         ({"instances": [[PICTURE.tolist()]]}, ["instances[0]", "[1, 1, 3, 4]"]),
         ({"instances": [[*PICTURE.tolist(), *PICTURE.tolist()]]}, ["instances[0]", "[2, 3, 4]", "1 channel"]),
         ({"instances": [[[[1, 2], [3]]]]}, ["instances[0]", "nested lists"]),
@@ -262,16 +276,16 @@ def test_a_npy_image_is_read_in_any_layout(models, order):
         "no channel": PICTURE[0],  # as a camera's file is read
         "fortran, no channel": np.asfortranarray(PICTURE[0]),
     }[order]
-    request = read_request(npy(picture), {}, spec=models[2]._predictor.input, heads=["seg"])
-    assert request.images[0].dtype.isnative
-    np.testing.assert_array_equal(request.images[0], PICTURE)
+    request = read_request(FileBody(npy(picture)), {}, predictor=models[2]._predictor)
+    assert request.images[0].array.dtype.isnative
+    np.testing.assert_array_equal(request.images[0].array, PICTURE)
 
 
 def test_a_binary_image_is_a_view_of_the_received_bytes(models):
     body, headers = binary_request(BINARY)
     tensors = decode_tensors(body, {name.lower(): value for name, value in headers.items()}, "cells_2")
-    request = read_request(tensors, {}, spec=models[2]._predictor.input, heads=["seg"])
-    assert np.shares_memory(request.images[0], np.frombuffer(body, np.uint8))
+    request = read_request(tensors, {}, predictor=models[2]._predictor)
+    assert np.shares_memory(request.images[0].array, np.frombuffer(body, np.uint8))
 
 
 json_values = st.recursive(
@@ -295,22 +309,23 @@ def test_whatever_is_sent_is_an_image_or_refused(models, inputs, outputs, rest):
     text = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
     with suppress(InvalidInput):
         payload = decode_tensors(text + rest, {LENGTH.lower(): str(len(text))}, "cells_2")
-        request = read_request(payload, {}, spec=models[2]._predictor.input, heads=["seg", "distance"])
-        assert all(image.ndim == 3 and image.size and np.isfinite(image).all() for image in request.images)
+        request = read_request(payload, {}, predictor=models[2]._predictor)
+        arrays = [image.array for image in request.images]
+        assert all(array.ndim == 3 and array.size and np.isfinite(array).all() for array in arrays)
 
 
 @given(body=st.binary(max_size=40).map(lambda rest: npy(PICTURE)[:90] + rest) | st.binary(max_size=200))
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_sent_as_npy_is_an_image_or_refused(models, body):
     with suppress(InvalidInput):
-        request = read_request(body, {}, spec=models[2]._predictor.input, heads=["seg"])
-        assert request.images[0].ndim == 3
+        request = read_request(FileBody(body), {}, predictor=models[2]._predictor)
+        assert request.images[0].array.ndim == 3
 
 
 def test_a_tensor_without_values_is_refused_with_the_number_it_needs(models):
     request = InferRequest("cells_2", [InferInput("raw", [1, 1, 3, 4], "FP32")])
     with pytest.raises(InvalidInput, match="12"):
-        read_request(request, {}, spec=models[2]._predictor.input, heads=["seg"])
+        read_request(request, {}, predictor=models[2]._predictor)
 
 
 def assert_refused(response, words):

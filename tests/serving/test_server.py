@@ -112,21 +112,6 @@ def test_a_npy_body_gives_a_npz_of_several_heads(send, models, image, content_ty
         assert_equal(dict(archive), expected(models, image(2)))
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-def test_metadata_tells_names_datatypes_shapes_and_axes(send, dims):
-    document = send("GET", f"/v2/models/cells_{dims}").json()
-    free = [-1] * dims
-    axes = "NCYX" if dims == 2 else "NCZYX"
-    (tensor,) = document["inputs"]
-    assert (tensor["name"], tensor["datatype"], tensor["shape"]) == ("raw", "FP32", [-1, 1, *free])
-    assert tensor["parameters"]["axes"] == axes
-    assert "UINT16" in tensor["parameters"]["datatypes"]
-    assert document["outputs"] == [
-        {"name": "seg", "datatype": "UINT8", "shape": [-1, 1, *free], "parameters": {"axes": axes}},
-        {"name": "distance", "datatype": "FP32", "shape": [-1, 1, *free], "parameters": {"axes": axes}},
-    ]
-
-
 def test_readiness_follows_the_models(send, server):
     for path in ("/v2/health/ready", "/v2/health/live", "/v2/models/cells_2/ready", "/v1/models/cells_2"):
         assert send("GET", path).status_code == 200
