@@ -46,10 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging(settings.log_format)
     try:
         check_ports(http_port=settings.http_port, grpc_port=settings.grpc_port)
+        import uvicorn
+
         from serving.assembly import build_server  # with torch and kserve: --help does not wait for them
 
         server = build_server(settings)
-        asyncio.run(_serve(server, settings))
+        loop = uvicorn.Config(server.app, log_config=None).get_loop_factory()  # uvloop, where there is one
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(_serve(server, settings))
     except CytoDLError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from grpc_interceptor.exceptions import GrpcException
 from kserve import InferResponse, Model
-from kserve.errors import InvalidInput, ModelNotFound
+from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
 from kserve.model import InferenceVerb
 
 from cyto_dl.errors import ConfigError, ImageError
@@ -89,11 +89,14 @@ class BundleModel(Model):
         Raises:
             InvalidInput: The request is wrong.
             NotImplementedError: The verb is not PREDICT.
+            ModelNotReady: It was stopped.
             Busy, TooSlow, Gone: There is no room, or no time; the client went away.
             ServerFault: Anything else went wrong; the log has the trace under the fault's id.
         """
         if verb != InferenceVerb.PREDICT:
             raise NotImplementedError("this server predicts; it does not explain")
+        if not self.ready:  # KServe asks only over REST
+            raise ModelNotReady(self.name)
         observed = observation()
         observed.model, observed.version = self.name, self.identity.version
         try:
@@ -156,7 +159,9 @@ class BundleModel(Model):
     def _shared(self, work: Work) -> SharedNetwork:
         network = self._predictor.network
         batch_size, device = self._predictor.window.batch_size, self._executor.device
-        return SharedNetwork(network, self.name, batch_size, device, work, tuple(network.heads))
+        # A bundle that is loaded anew has the name of the one before, which may still have requests to finish.
+        name = f"{self.name} {self.identity.sha256}"
+        return SharedNetwork(network, name, batch_size, device, work, tuple(network.heads))
 
     def _predict_images(self, request: ImageRequest, work: Work) -> Predictions:
         predictor = with_parameters(self._predictor, request.asked.model)

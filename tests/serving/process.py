@@ -35,7 +35,7 @@ def free_ports(count):
 
 
 @contextmanager
-def started(bundle, log, *, allow, code):
+def started(bundle, log, *, allow=None, code="", arguments=()):
     """The server's process, which may not be ready yet; it is killed at the end if it still runs.
 
     Args:
@@ -43,9 +43,11 @@ def started(bundle, log, *, allow, code):
         log: File for what the process prints.
         allow: Dotted name of code that the bundle may use.
         code: Folder where that code is.
+        arguments: Further words of the command line.
     """
     http_port, grpc_port = free_ports(2)
-    command = [sys.executable, "-m", "serving", "--bundle", bundle, "--allow-target", allow]
+    command = [sys.executable, "-m", "serving", "--bundle", bundle, *arguments]
+    command += ["--allow-target", allow] if allow else []
     command += ["--http_port", str(http_port), "--grpc_port", str(grpc_port)]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{code}"}
     with log.open("wb") as output:

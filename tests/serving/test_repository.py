@@ -12,7 +12,7 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2 import (
 
 from cyto_dl.errors import BundleError
 from serving.access import Access
-from serving.executor import Executor
+from serving.executor import Executor, Work
 from serving.identity import Identity
 from serving.model import BundleModel
 from serving.server import BundleServer
@@ -66,6 +66,12 @@ def test_a_newer_bundle_takes_the_place_of_the_older(operated):
     assert change(operated, "first", "load").status_code == 200
     assert operated.loaded == ["/bundles/first"] * 2  # from where the operator said, not from the repository
     assert predict(operated, "first").headers["x-model-version"] != before
+
+
+def test_windows_of_the_newer_bundle_share_no_batch_with_those_of_the_older(operated):
+    before = operated.models.get_model("first")._shared(Work(PATIENCE_S))
+    change(operated, "first", "load")
+    assert operated.models.get_model("first")._shared(Work(PATIENCE_S)).name != before.name
 
 
 def test_a_model_that_is_unloaded_is_gone_and_can_come_back(operated):
