@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fastapi.exceptions import RequestValidationError
+from google.protobuf.message import DecodeError
 from grpc import StatusCode
 from grpc_interceptor.exceptions import (
     Cancelled,
@@ -48,6 +49,7 @@ logger = logging.getLogger(__name__)
 # Beside ours; a subclass of NotImplementedError is what KServe raises for what a model does not do.
 _OTHERS: Mapping[type[Exception], tuple[int, StatusCode]] = {
     InvalidInput: (400, StatusCode.INVALID_ARGUMENT),
+    DecodeError: (400, StatusCode.INVALID_ARGUMENT),  # bytes that are no message
     RequestValidationError: (400, StatusCode.INVALID_ARGUMENT),
     ModelNotFound: (404, StatusCode.NOT_FOUND),
     NotImplementedError: (404, StatusCode.UNIMPLEMENTED),

@@ -24,8 +24,8 @@ PATIENCE_S = 60
 
 
 @contextmanager
-def stub_of(server):
-    """A client of a server in this process, whose gRPC side listens as long."""
+def stub_of(server, *, kind=GRPCInferenceServiceStub):
+    """A client of a server in this process, whose gRPC side listens as long; what `kind` makes of a channel."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -43,7 +43,7 @@ def stub_of(server):
     try:
         with grpc.insecure_channel(f"127.0.0.1:{listener.port}", options=limits) as channel:
             grpc.channel_ready_future(channel).result(PATIENCE_S)
-            yield GRPCInferenceServiceStub(channel)
+            yield kind(channel)
     finally:
         on_loop(listener.stop(0))
         loop.call_soon_threadsafe(loop.stop)
