@@ -45,6 +45,7 @@ def describe_model(name: str, predictor: Predictor, identity: Identity, limits: 
             "device": identity.device,
             "cyto_dl": __version__,
             "provenance": document.get("provenance") or {},
+            "metrics": document.get("metrics") or {},
             "request_parameters": {parameter: each.described() for parameter, each in offered.items()},
             "limits": {"voxels": limits.voxels, "body_bytes": limits.body_bytes, "message_bytes": limits.message_bytes},
         },
@@ -71,6 +72,7 @@ def describe_input(spec: InputSpec) -> dict[str, Any]:
             "accepted_axes": accepted_axes(spec, batch=True),
             "datatypes": list(DATATYPES),
             "spacing_um": list(spec.spacing_um) if spec.spacing_um else None,
+            "load": {"spatial_dims": spec.spatial_dims, **spec.load},  # what of a file it is, as `read_image` takes it
         },
     }
 
