@@ -8,10 +8,15 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyto_dl import __version__
 from cyto_dl.config import exit_with
 from cyto_dl.errors import ConfigError, CytoDLError
+
+if TYPE_CHECKING:
+    from cyto_dl.inference.batch import ImageModel
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,15 +67,18 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
 
 
 def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    predict = commands.add_parser("predict", help="predict images with a bundle")
-    predict.add_argument("bundle", help="folder of a bundle, local or s3://")
+    predict = commands.add_parser("predict", help="predict images with a bundle, or with a model on a server")
+    predict.add_argument("bundle", nargs="?", help="folder of a bundle, local or s3://; not with --endpoint")
     predict.add_argument("images", nargs="*", default=[], help="image files, or folders of them")
     predict.add_argument("--manifest", help="a .csv or .parquet with a column of images")
     predict.add_argument("--column", help="that column (default: the name of the bundle's input)")
     predict.add_argument("--output", default="predictions", help="folder for the images and predictions.csv")
-    predict.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
-    predict.add_argument("--engine", default="torch", help="torch (default), onnxruntime, openvino, openvino-bf16")
+    predict.add_argument("--device", help="cpu (default), cuda, mps")
+    predict.add_argument("--engine", help="torch (default), onnxruntime, openvino, openvino-bf16")
     _add_allow_target(predict)
+    predict.add_argument("--endpoint", metavar="URL", help="a server instead of a bundle, as http://host:8080")
+    predict.add_argument("--model", metavar="NAME", help="name of the server's model, where it has several")
+    predict.add_argument("--token-file", metavar="FILE", help="a file with the token that the server asks for")
     predict.set_defaults(run=_predict)
 
 
@@ -109,19 +117,56 @@ def _add_allow_target(parser: argparse.ArgumentParser) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     """Every image that can be predicted is; those that cannot are rows of predictions.csv, and the exit code is 2."""
-    if bool(options.images) == bool(options.manifest):
-        raise ConfigError("give images or --manifest, one of the two, e.g. cyto-dl predict BUNDLE image.tif folder")
-    from cyto_dl.bundle import load_bundle
+    if options.endpoint and options.bundle:  # the first image stands where a bundle would
+        options.bundle, options.images = None, [options.bundle, *options.images]
+    _check_predict(options)
     from cyto_dl.inference.batch import check_all_predicted, image_files, predict_images
 
     paths = image_files(options.images)
-    allow = tuple(options.allow_target)
-    predictor = load_bundle(options.bundle, allow=allow, device=options.device, engine=options.engine)
+    predictor = _served(options) if options.endpoint else _loaded(options)
     if options.manifest:
-        paths = _column(options.manifest, options.column or predictor.input.name)
+        paths = _column(options.manifest, options.column or predictor.input_name)
     table = predict_images(predictor, paths, options.output)
     print(f"{(table['status'] == 'ok').sum()} of {len(table)} images predicted into {options.output}")
     check_all_predicted(table, options.output)
+
+
+def _check_predict(options: argparse.Namespace) -> None:
+    """See that the options of `predict` go together."""
+    if not (options.bundle or options.endpoint):
+        raise ConfigError("give a bundle or --endpoint, e.g. cyto-dl predict BUNDLE image.tif folder")
+    if bool(options.images) == bool(options.manifest):
+        raise ConfigError("give images or --manifest, one of the two, e.g. cyto-dl predict BUNDLE image.tif folder")
+    others = ("device", "engine", "allow_target") if options.endpoint else ("model", "token_file")
+    if wrong := [f"--{each.replace('_', '-')}" for each in others if getattr(options, each)]:
+        reason = "the server has chosen it" if options.endpoint else "it is for --endpoint URL"
+        raise ConfigError(f"leave out {wrong[0]}: {reason}.")
+
+
+def _loaded(options: argparse.Namespace) -> "ImageModel":
+    from cyto_dl.bundle import load_bundle
+
+    chosen = {name: value for name in ("device", "engine") if (value := getattr(options, name))}
+    return load_bundle(options.bundle, allow=tuple(options.allow_target), **chosen)
+
+
+def _served(options: argparse.Namespace) -> "ImageModel":
+    from cyto_dl.client import Client
+
+    return Client(options.endpoint, options.model, token=_token(options.token_file))
+
+
+def _token(path: str | None) -> str | None:
+    """The token in a file, which a command line would show to everybody on the machine."""
+    if path is None:
+        return None
+    try:
+        words = Path(path).read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--token-file {path} cannot be read: {type(error).__name__}.") from error
+    if len(words) != 1:
+        raise ConfigError(f"--token-file {path} must hold one token, and nothing else; it holds {len(words)} words.")
+    return words[0]
 
 
 def _column(manifest: str, column: str) -> list[str]:

@@ -129,7 +129,7 @@ class Client:
         if "axes" in asked and "N" not in str(asked["axes"]).upper():
             asked["axes"] = f"N{asked['axes']}"
         try:
-            question = Question(self._input["name"], sendable(array)[None], chosen, asked)
+            question = Question(self.input_name, sendable(array)[None], chosen, asked)
             return self._transport.infer(self.model, question)
         except ImageError as error:
             raise ImageError(f"{path}{error}") from error
@@ -138,6 +138,11 @@ class Client:
     def outputs(self) -> dict[str, Any]:
         """What the metadata tell of the heads, by their names."""
         return {each["name"]: each for each in self._described["outputs"]}
+
+    @property
+    def input_name(self) -> str:
+        """Of the image that the model takes, in tables and over HTTP."""
+        return str(self._input["name"])
 
     def read(self, path: str | PathLike[str]) -> Image:
         """The image of a file on this machine, or s3://, with the channels and the plane that the model takes.

@@ -5,21 +5,18 @@ A folder with a predictions.csv belongs to predictions: what is in it is replace
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from cyto_dl.data.formats import READERS
-from cyto_dl.data.image import write_image
+from cyto_dl.data.image import Image, write_image
 from cyto_dl.errors import ConfigError, ImageError, list_problems
 from cyto_dl.storage import atomic_path
-
-if TYPE_CHECKING:
-    from cyto_dl.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +25,26 @@ _FIRST_COLUMNS = ["path", "status", "seconds"]
 _NUM_SHOWN = 5  # failures in a message: enough to see whether they are of one kind
 
 
+class ImageModel(Protocol):
+    """A model that reads and predicts: a `Predictor` here, a `Client` of one on a server."""
+
+    @property
+    def outputs(self) -> Mapping[str, Any]:
+        """By the names of the heads."""
+
+    @property
+    def input_name(self) -> str:
+        """Of the image that it takes."""
+
+    def read(self, path: str, /) -> Image:
+        """The image of a file, as the model takes it."""
+
+    def predict(self, image: Image, /) -> dict[str, np.ndarray]:
+        """One image per head, C (Z) Y X."""
+
+
 def predict_images(
-    predictor: "Predictor",
+    predictor: ImageModel,
     paths: Sequence[str | PathLike[str]],
     output_dir: str | PathLike[str],
     *,
@@ -166,7 +181,7 @@ def _write_table(folder: Path, table: pd.DataFrame) -> None:
         table.to_csv(temporary, index=False)
 
 
-def predict_file(predictor: "Predictor", source: str, folder: Path, stem: str) -> dict[str, Any]:
+def predict_file(predictor: ImageModel, source: str, folder: Path, stem: str) -> dict[str, Any]:
     """Predict one image into `<folder>/<head>/<stem>.ome.tif`; returns its row of the table, "failed" if it is bad."""
     start = time.perf_counter()
     row: dict[str, Any] = {"path": source, "status": "ok", "error": ""}

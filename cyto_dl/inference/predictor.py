@@ -110,6 +110,11 @@ class Predictor:
     device: torch.device
     _turn: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
+    @property
+    def input_name(self) -> str:
+        """Of the image that it takes, in tables and over HTTP."""
+        return self.input.name
+
     def read(self, path: str | PathLike[str] | FileInMemory) -> Image:
         """The image of a file, local, s3:// or in memory, as the model takes it.
 
