@@ -19,6 +19,9 @@ def train(
     model: Output[Model],
     metrics: Output[Metrics],
     start_model: str = "",
+    checkpoint_folder: str = "",
+    num_nodes: int = 1,
+    gpus_per_node: int = 0,
 ) -> None:
     """Train an experiment on the prepared data, as `python cyto_dl/train.py experiment=... overrides...` does.
 
@@ -35,27 +38,34 @@ def train(
         source_channel: Channels of the source that are read, counted from 0, in this order; [] leaves it.
         target_channel: Channels of every target that are read; [] leaves it.
         start_model: Bundle, checkpoint or run whose weights the training begins with; "" for random ones.
+        checkpoint_folder: s3:// folder in which every run keeps its best and last checkpoint while it trains, under its
+            id; a step that is started again goes on from there. "" keeps none.
+        num_nodes: More than 1 trains on so many nodes of the cluster, as a TrainJob; outside a cluster in so many
+            processes. On a cluster it needs checkpoint_folder.
+        gpus_per_node: Of these nodes; 0 trains on processors.
 
     Returns:
         model: The run's folder: checkpoints, resolved configuration, previews.
         metrics: Last training and validation values.
     """
-    from cyto_dl.steps import train_step
+    from components.cluster.nodes import train_anywhere
 
-    if start_model:
-        overrides = [f"start_from='{start_model}'", *overrides]
-    values = train_step(
+    values = train_anywhere(
         dataset.path,
         experiment,
         overrides,
         model_dir=model.path,
         metrics_path=metrics.path,
+        checkpoint_folder=checkpoint_folder,
+        num_nodes=num_nodes,
+        gpus_per_node=gpus_per_node,
         source_col=source_col,
         target_cols=target_cols,
         spatial_dims=spatial_dims,
         num_channels=num_channels,
         source_channel=source_channel,
         target_channel=target_channel,
+        start_model=start_model,
     )
     for name, value in values.items():
         metrics.log_metric(name, value)

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cyto_dl.bundle.provenance import RUN_FILE
 from cyto_dl.config import differences
-from cyto_dl.errors import ConfigError, list_problems
+from cyto_dl.errors import ConfigError, StorageError, list_problems
 from cyto_dl.storage import DamagedError, atomic_path, exists, fetch_published, localize
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,32 @@ def checkpoint_to_resume(config: Mapping[str, Any], output_dir: Path) -> str | N
         return None
     _check_same_experiment(config, last)
     return str(last)
+
+
+def fetch_run(address: str, output_dir: Path) -> dict[str, float]:
+    """Fill a run's folder with what a training elsewhere has left on S3; returns the metrics of its last epoch.
+
+    Args:
+        address: `callbacks.remote.address` of that training.
+        output_dir: Receives checkpoints/{best,last}.ckpt, config.yaml, learning_curves.csv and mlflow.json.
+
+    Raises:
+        StorageError: There is no complete checkpoint, or it cannot be read.
+    """
+    from cyto_dl.bundle.checkpoint import read_checkpoint
+    from cyto_dl.callbacks.learning_curves import rows_of, write_rows
+
+    last = last_checkpoint(output_dir)
+    _fetch(address, last)
+    if not last.is_file():
+        raise StorageError(f"{address} holds no checkpoint: the training there has not come to the end of an epoch.")
+    _fetch_run_file(f"{address}/{RUN_FILE}", output_dir / RUN_FILE)
+    checkpoint = read_checkpoint(last)
+    with atomic_path(output_dir / "config.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(checkpoint["config"], sort_keys=False))
+    rows = rows_of(checkpoint)
+    write_rows(rows, output_dir)
+    return {name: value for name, value in (rows[-1] if rows else {}).items() if "/" in name}
 
 
 def _fetch(address: str, last: Path) -> None:

@@ -1,6 +1,6 @@
 """What each step of a pipeline does with the paths of its artifacts; an orchestrator's component is one call to it.
 
-    manifest -> prepare_step -> dataset_dir -> train_step -> model_dir -> evaluate_step -> report, metrics, images
+    manifest -> prepare_step -> dataset_dir -> (train_steps) -> model_dir -> evaluate_step -> report, metrics, images
                                                                        -> export_step   -> bundle_dir
     images, champion -> compare_step -> better?      bundle_dir -> register_step -> version in MLflow's registry
 
@@ -78,68 +78,14 @@ def prepare_step(
         target_cols=list(target_cols),
         spatial_dims=int(spatial_dims),
         num_channels=int(num_channels) or None,
-        source_channel=_whole_numbers(source_channel) or None,
-        target_channel=_whole_numbers(target_channel) or None,
+        source_channel=whole_numbers(source_channel) or None,
+        target_channel=whole_numbers(target_channel) or None,
         split_column=split_column,
         group_column=group_column or None,
         stratify_column=stratify_column or None,
         fractions=(train, valid, test),
         seed=int(seed),
     )
-
-
-def train_step(
-    dataset_dir: str,
-    experiment: str,
-    overrides: Sequence[str],
-    *,
-    model_dir: str,
-    metrics_path: str,
-    source_col: str,
-    target_cols: Sequence[str],
-    spatial_dims: int,
-    num_channels: int = 0,
-    source_channel: Sequence[int] = (),
-    target_channel: Sequence[int] = (),
-) -> dict[str, float]:
-    """Train an experiment on prepared data; `overrides` win over everything that the other arguments say.
-
-    Metrics go to MLflow when MLFLOW_TRACKING_URI is set. Preprocessed images are kept in a temporary folder, because
-    what is in `model_dir` is uploaded when the step ends.
-
-    Args:
-        dataset_dir: Folder from `prepare_step`.
-        experiment: E.g. "im2im/segmentation".
-        overrides: In hydra's syntax, e.g. ["trainer=gpu", "trainer.max_epochs=50"].
-        model_dir: Becomes the run's folder.
-        metrics_path: Receives the returned metrics as JSON.
-        source_col: Column of the manifest that holds the images.
-        target_cols: Columns that hold the targets. One sets the experiment's `target_col`; an experiment with several
-            names them itself, or in overrides: ["data.columns.seg=nuclei"]; so does one that makes its own.
-        spatial_dims: 2 or 3.
-        num_channels: Sets the experiment's `raw_im_channels`; 0 leaves it.
-        source_channel: Sets the experiment's `source_channel`; empty leaves it.
-        target_channel: Sets the experiment's `target_channel`; empty leaves it.
-    """
-    quiet_libraries()
-    from cyto_dl.eval import write_metrics
-    from cyto_dl.train import train_experiment
-
-    described = [f"source_col={_quoted(source_col)}", f"spatial_dims={int(spatial_dims)}", "test=false"]
-    described.append("extras.print_config=false")  # config.yaml in the run's folder says it
-    if len(target_cols) == 1:
-        described.append(f"target_col={_quoted(target_cols[0])}")
-    if num_channels:
-        described.append(f"raw_im_channels={int(num_channels)}")
-    selected = {"source_channel": source_channel, "target_channel": target_channel}
-    described += [f"{name}={_whole_numbers(channels)}" for name, channels in selected.items() if channels]
-    if os.environ.get("MLFLOW_TRACKING_URI"):
-        described.append("logger=many_loggers")
-    manifest = str(Path(dataset_dir) / MANIFEST)
-    with tempfile.TemporaryDirectory(prefix="cyto-dl-cache-") as cache_dir:
-        described.append(f"paths.cache_dir={_quoted(cache_dir)}")
-        metrics = train_experiment(experiment, [*described, *overrides], manifest=manifest, output_dir=model_dir)
-    return write_metrics(metrics, metrics_path)
 
 
 def evaluate_step(
@@ -159,7 +105,7 @@ def evaluate_step(
 
     Args:
         dataset_dir: Folder from `prepare_step`.
-        model_dir: From `train_step`.
+        model_dir: From `cyto_dl.train_steps.train_step`.
         split: E.g. "test".
         report_path: Receives the page.
         metrics_path: Receives the metrics as JSON.
@@ -224,7 +170,7 @@ def compare_step(
 
     Args:
         dataset_dir: Folder from `prepare_step`.
-        model_dir: The candidate's folder, from `train_step`.
+        model_dir: The candidate's folder, from `cyto_dl.train_steps.train_step`.
         images_path: The candidate's table of images, from `evaluate_step`.
         model_name: In MLflow's registry.
         metric: <split>/<head>/<metric>, e.g. "test/seg/dice"; "" for the first that the candidate has.
@@ -333,11 +279,6 @@ def _three_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
     return train, valid, test
 
 
-def _whole_numbers(channels: Sequence[float]) -> list[int]:
+def whole_numbers(channels: Sequence[float]) -> list[int]:
     """The channels as whole numbers: an orchestrator's lists may hold 1.0 for 1."""
     return [int(channel) for channel in channels]
-
-
-def _quoted(value: str) -> str:
-    """A value for hydra's grammar, in which a bare space, comma or bracket means something."""
-    return "'" + value.replace("'", "\\'") + "'"

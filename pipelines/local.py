@@ -92,7 +92,7 @@ def _count_steps(specification: "PipelineSpec") -> int | None:
     def count(name: str) -> int:
         component = specification.components[name]
         if not component.HasField("dag"):
-            return 1
+            return int(name != "comp-importer")  # which runs nothing
         of_tasks = [count(task.component_ref.name) for task in component.dag.tasks.values()]
         return max(of_tasks) if name.startswith("comp-condition-branches-") else sum(of_tasks)
 

@@ -11,7 +11,6 @@ from kfp import dsl, kubernetes
 from kfp.dsl import PipelineTask
 
 from components.image import IMAGE
-from cyto_dl.bundle.provenance import PIPELINE_RUN
 
 NUM_GPUS = int(os.environ.get("CYTO_DL_GPUS") or 0)
 GPU_TYPE = "nvidia.com/gpu"
@@ -20,6 +19,7 @@ GPU_TYPE = "nvidia.com/gpu"
 S3_SECRET = "cyto-dl-s3"
 MLFLOW_SECRET = "cyto-dl-mlflow"
 ENVIRONMENT_CONFIG_MAP = "cyto-dl-environment"
+PIPELINE_RUN = "CYTO_DL_PIPELINE_RUN"  # cyto_dl.bundle.provenance.PIPELINE_RUN
 
 _DAY_S = 24 * 3600
 # What the cluster keeps of a run (its pods and their logs; artifacts stay), and when it ends one that hangs. No

@@ -20,6 +20,7 @@ _STEP_LOG = re.compile(r"(?P<indent> *)\[KFP Executor [^]]*\]: (?P<message>.*)")
 _EXECUTOR_NOISE = ("Looking for component", "Loading KFP component", "Got executor_input", "Wrote executor output")
 _OUTPUTS = re.compile(r"\s*(?:-{80}|\w+: \w+\( name='.*|uri='.*|metadata=\{.*\)?)")  # of a step that has ended
 _ERROR = re.compile(r"(?P<name>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit))(?:: (?P<message>.*))?$")
+_IMPORTER = "importer"  # runs nothing: it notes an address
 _INDENT = "    "  # before each line of a step
 
 
@@ -83,12 +84,12 @@ class Story(io.TextIOBase):
             self._hear_step(line.removeprefix(self._indent))
 
     def _hear_runner(self, level: str, message: str) -> None:
-        if started := _STARTED.fullmatch(message):
+        if (started := _STARTED.fullmatch(message)) and started["step"] != _IMPORTER:
             self._running.append((started["step"], time.monotonic()))
             self._last_lines.clear()
             number, total = len(self.seconds) + len(self._running), self.num_steps
             self._tell(f"[{number}{f' of {total}' if total else ''}] {started['step']}")
-        elif ended := _ENDED.fullmatch(message):
+        elif (ended := _ENDED.fullmatch(message)) and ended["step"] != _IMPORTER:
             self._end(ended["step"], succeeded=ended["status"] == "SUCCESS")
         elif level in ("WARNING", "ERROR"):
             self._tell(message)

@@ -28,6 +28,9 @@ def training(
     experiment: str = "im2im/segmentation",
     overrides: list[str] = [],
     start_model: str = "",
+    checkpoint_folder: str = "",
+    num_nodes: int = 1,
+    gpus_per_node: int = 0,
     spatial_dims: int = 2,
     num_channels: int = 1,
     source_channel: list[int] = [],
@@ -56,6 +59,11 @@ def training(
         overrides: Changes to the experiment in hydra's syntax, e.g. ["trainer=gpu", "trainer.max_epochs=50"].
         start_model: Bundle, checkpoint or run whose weights the training begins with (fine-tuning), local or s3://; ""
             to begin with random ones. Its backbone has to be that of the experiment.
+        checkpoint_folder: s3:// folder in which every run keeps its best and last checkpoint while it trains, under its
+            id, so that a lost node costs an epoch at most; "" for none. Training on several nodes needs it.
+        num_nodes: More than 1 trains on so many nodes of the cluster, as a TrainJob of Kubeflow Trainer; on one machine
+            in so many processes.
+        gpus_per_node: Of these nodes; 0 trains on processors. The step itself only waits: compile without --gpus.
         spatial_dims: 2 for planes, 3 for volumes.
         num_channels: Channels of a source image, of those that are read; 0 accepts what the images have and leaves what
             the experiment says.
@@ -109,8 +117,15 @@ def training(
             source_channel=source_channel,
             target_channel=target_channel,
             start_model=start_model,
+            checkpoint_folder=checkpoint_folder,
+            num_nodes=num_nodes,
+            gpus_per_node=gpus_per_node,
         ).set_display_name("Train")
         resources.try_again(resources.large(trained), times=2)
+        with dsl.If(start_model != "", name="with-start-model"):
+            # For the graph and the lineage. The step reads the address itself, with its own credentials: an imported
+            # artifact would be downloaded by Kubeflow's launcher, with Kubeflow's, and cannot be left out.
+            dsl.importer(artifact_uri=start_model, artifact_class=dsl.Model).set_display_name("Start model")
 
         evaluated = evaluate(
             dataset=prepared.outputs["dataset"],

@@ -17,8 +17,8 @@ from cyto_dl.steps import (
     export_step,
     prepare_step,
     register_step,
-    train_step,
 )
+from cyto_dl.train_steps import train_step
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -194,3 +194,18 @@ def test_the_steps_hand_their_folders_on(manifest_folder, tmp_path, spatial_dims
     pages = ("report.html", "comparison.html", "confusion.json", "images.csv", "intervals.json")
     assert logged == {f"evaluation/{name}" for name in pages}
     assert client.get_run(run["run_id"]).data.metrics["comparison/gain"] == 0
+
+
+def test_a_run_keeps_its_checkpoints_under_its_own_name(trained, monkeypatch):
+    monkeypatch.setenv("CYTO_DL_PIPELINE_RUN", "r1")
+    config, _ = trained(checkpoint_folder="s3://runs/nuclei/", start_model="s3://models/it's mine", num_processes=2)
+    assert config["callbacks"]["remote"]["address"] == "s3://runs/nuclei/r1/checkpoints"
+    assert config["start_from"] == "s3://models/it's mine"
+    assert (config["trainer"]["strategy"], config["trainer"]["devices"]) == ("ddp", 2)
+
+
+@pytest.mark.parametrize(("folder", "run"), [("/data/runs", "r1"), ("s3://runs", "")])
+def test_a_place_for_checkpoints_that_is_none_is_refused(trained, monkeypatch, folder, run):
+    monkeypatch.setenv("CYTO_DL_PIPELINE_RUN", run)
+    with pytest.raises(ConfigError, match="checkpoint_folder is"):
+        trained(checkpoint_folder=folder)

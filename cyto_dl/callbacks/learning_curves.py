@@ -4,6 +4,7 @@ callback_metrics after each epoch -> state in every checkpoint -> <run folder>/l
 """
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,7 @@ class LearningCurves(lightning.Callback):
 
     @rank_zero_only
     def _write(self) -> None:
-        with atomic_path(self.path) as temporary:
-            pd.DataFrame(self.rows).to_csv(temporary, index=False)
+        write_rows(self.rows, self.path.parent)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows until now."""
@@ -68,6 +68,18 @@ class LearningCurves(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the rows of a checkpoint."""
         self.rows = list(state_dict["rows"])
+
+
+def rows_of(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table in a checkpoint, as a row an epoch; empty in one that was written before the first epoch's end."""
+    state = checkpoint.get("callbacks", {}).get(LearningCurves.__qualname__, {})
+    return list(state.get("rows", []))
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], output_dir: Path) -> None:
+    """Write the table of a run into its folder, whole or not at all."""
+    with atomic_path(output_dir / LEARNING_CURVES) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
 
 
 def _device(trainer: lightning.Trainer) -> str:

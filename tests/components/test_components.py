@@ -40,17 +40,17 @@ def artifact(tmp_path):
 
 @pytest.fixture
 def step(monkeypatch):
-    """Replaces a function of cyto_dl.steps by one that records its call."""
+    """Replaces the function that a step calls by one that records its call."""
 
-    def replace(name: str, answer: Any) -> dict[str, Any]:
+    def replace(name: str, answer: Any, *, module: str = "cyto_dl.steps") -> dict[str, Any]:
         call: dict[str, Any] = {}
-        signature = inspect.signature(getattr(__import__("cyto_dl.steps", fromlist=[name]), name))
+        signature = inspect.signature(getattr(importlib.import_module(module), name))
 
         def record(*args: Any, **kwargs: Any) -> Any:
             call.update(signature.bind(*args, **kwargs).arguments)
             return answer
 
-        monkeypatch.setattr(f"cyto_dl.steps.{name}", record)
+        monkeypatch.setattr(f"{module}.{name}", record)
         return call
 
     return replace
@@ -61,7 +61,7 @@ def test_a_body_is_one_import_and_one_call(name):
     function = ast.parse(textwrap.dedent(inspect.getsource(COMPONENTS[name].python_func))).body[0]
     imports = [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
     assert [len(node.names) for node in imports] == [1]
-    assert re.fullmatch(r"cyto_dl\.(\w+_)?steps", imports[0].module)
+    assert re.fullmatch(r"cyto_dl\.(\w+_)?steps|components\.cluster\.nodes", imports[0].module)
     called = [node.func.id for node in ast.walk(function) if isinstance(node, ast.Call) and hasattr(node.func, "id")]
     assert [call for call in called if call != "component"] == [imports[0].names[0].name]
 
@@ -126,7 +126,8 @@ def test_prepare_data_passes_every_argument_on(step, artifact):
 
 
 def test_train_logs_what_the_training_returns(step, artifact):
-    call = step("train_step", {"valid/seg/dice": 0.9, "train/loss": 0.1})
+    values = {"valid/seg/dice": 0.9, "train/loss": 0.1}
+    call = step("train_anywhere", values, module="components.cluster.nodes")
     dataset, model = artifact(dsl.Dataset, "dataset"), artifact(dsl.Model, "model")
     metrics = artifact(dsl.Metrics, "metrics")
     settings = {
@@ -138,11 +139,16 @@ def test_train_logs_what_the_training_returns(step, artifact):
         "num_channels": 1,
         "source_channel": [],
         "target_channel": [1],
+        "start_model": "s3://models/nuclei",
+        "checkpoint_folder": "s3://runs",
+        "num_nodes": 2,
+        "gpus_per_node": 4,
     }
     train.python_func(dataset=dataset, model=model, metrics=metrics, **settings)
-    assert metrics.metadata == {"valid/seg/dice": 0.9, "train/loss": 0.1}
+    assert metrics.metadata == values
     paths = {"dataset_dir": dataset.path, "model_dir": model.path, "metrics_path": metrics.path}
-    assert call == {**settings, **paths}
+    described = call.pop("described")
+    assert call | described == settings | paths
 
 
 @pytest.mark.parametrize("has_categories", [True, False])

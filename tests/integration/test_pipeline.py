@@ -99,7 +99,7 @@ def test_a_better_model_is_promoted_and_a_worse_one_is_not(manifest_folder, tmp_
 
     ended, summary = run_training(manifest, workspace, *register, overrides=UNTRAINED)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert list(summary["steps"])[4:] == ["compare", "register"]
+    assert list(summary["steps"])[4:] == ["compare", "register", "finish"]
     assert "blobs has no champion yet" in ended.stdout
     assert champion_and_challenger(workspace) == {"champion": 1, "challenger": 1}
 
@@ -115,7 +115,7 @@ def test_a_better_model_is_promoted_and_a_worse_one_is_not(manifest_folder, tmp_
 
     ended, summary = run_training(manifest, workspace, *register, overrides=UNTRAINED)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert list(summary["steps"])[4:] == ["compare", "register-2"]
+    assert list(summary["steps"])[4:] == ["compare", "register-2", "finish"]
     assert champion_and_challenger(workspace) == {"champion": 2, "challenger": 3}, ended.stdout
 
 

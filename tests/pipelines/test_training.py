@@ -74,7 +74,14 @@ def test_the_better_model_becomes_the_champion_and_is_deployed_and_another_one_t
     better = "inputs.parameter_values['pipelinechannel--compare-Output'] == true"
     named = "inputs.parameter_values['pipelinechannel--model_name'] != ''"
     wanted = "inputs.parameter_values['pipelinechannel--deploy_target'] != ''"
-    assert triggers == {"compare": named, "register": better, "register-2": f"!({better})", "deploy": wanted}
+    start = "inputs.parameter_values['pipelinechannel--start_model'] != ''"
+    assert triggers == {
+        "importer": start,
+        "compare": named,
+        "register": better,
+        "register-2": f"!({better})",
+        "deploy": wanted,
+    }
     tasks = _named_tasks(documents[0])
     promoted = {name: tasks[name]["inputs"]["parameters"]["champion"] for name in ("register", "register-2")}
     assert [each["runtimeValue"]["constant"] for each in promoted.values()] == [True, False]
@@ -111,6 +118,7 @@ def test_artifacts_have_the_types_that_the_server_draws(documents):
         },
         "comp-export": {"bundle": "system.Model"},
         "comp-compare": {"comparison": "system.HTML"},
+        "comp-importer": {"artifact": "system.Model"},
     }
 
 
@@ -141,5 +149,5 @@ def _named_tasks(specification: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _step(specification: dict[str, Any], condition: str) -> str:
     """The one step directly inside a condition."""
     tasks = specification["components"][f"comp-{condition}"]["dag"]["tasks"].values()
-    (step,) = {task["componentRef"]["name"].removeprefix("comp-") for task in tasks} & set(STEPS)
+    (step,) = {task["componentRef"]["name"].removeprefix("comp-") for task in tasks} & {*STEPS, "importer"}
     return step
