@@ -186,7 +186,9 @@ def test_metadata_is_what_the_bundle_declares(served):
 
 def test_a_wrong_request_is_the_clients_fault(served, image):
     server, _, dims = served
-    response = server.call("POST", f"/v2/models/cells-{dims}/infer", json={"inputs": [tensor(image[None], name="other")]})
+    response = server.call(
+        "POST", f"/v2/models/cells-{dims}/infer", json={"inputs": [tensor(image[None], name="other")]}
+    )
     assert response.status_code == 400
     assert "raw" in response.json()["error"]
 
