@@ -91,7 +91,7 @@ def test_a_run_changes_neither_the_environment_nor_the_pipeline_and_does_not_war
 
 
 def test_of_the_branches_of_a_condition_one_is_counted():
-    """prepare_data, train, evaluate, export, compare; then register and deploy, or only register: the longer."""
+    """prepare_data, train, evaluate, export, compare; register and deploy, or only register: the longer; finish."""
     assert local._count_steps(load_pipeline("training").pipeline_spec) == 8
 
 
