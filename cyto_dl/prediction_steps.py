@@ -97,7 +97,7 @@ def predict_step(
         shard: Name of a table in it.
         bundle: Folder of the bundle, local or s3://.
         output: Folder for the predictions, local or s3://.
-        engine: torch (on a GPU if there is one), onnxruntime, openvino or openvino-bf16.
+        engine: torch (on a GPU if there is one), onnxruntime, openvino, openvino-bf16, or auto.
         table_path: Receives a row an image.
 
     Returns:
@@ -115,7 +115,7 @@ def predict_step(
 
         from cyto_dl.bundle import load_bundle
 
-        on_gpu = engine == "torch" and torch.cuda.is_available()
+        on_gpu = engine in ("torch", "auto") and torch.cuda.is_available()
         return load_bundle(folder, engine=engine, device="cuda" if on_gpu else "cpu")
 
     table = predict_resumably(

@@ -6,6 +6,7 @@ import logging
 import torch
 
 from cyto_dl.bundle import load_bundle
+from cyto_dl.bundle.engines import engine_of
 from cyto_dl.errors import ConfigError
 from cyto_dl.inference import Predictor
 from cyto_dl.processors import num_processors
@@ -56,4 +57,4 @@ def build_server(settings: Settings) -> BundleServer:
 def _read(address: str, settings: Settings) -> tuple[Predictor, Identity]:
     engine, device = settings.engine, settings.device
     predictor = load_bundle(address, allow=settings.allow_target, engine=engine, device=device)
-    return predictor, identify(address, engine=engine, device=device)
+    return predictor, identify(address, engine=engine_of(predictor.network), device=device)  # what "auto" is

@@ -112,6 +112,11 @@ def _processing(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"ONNX: {onnx['file']}, logits differ from torch by at most {onnx['max_difference']:.1e}"
     elif "error" in onnx:
         yield f"ONNX: none ({onnx['error']})"
+    for engine, found in ((document.get("engines") or {}).get("measured") or {}).items():
+        if "refused" in found:
+            yield f"engine {engine}: refused, {found['refused']}"
+        elif engine != "torch":
+            yield f"engine {engine}: {found['speed']:g} times torch's speed, {found['changed_labels']:.3%} other labels"
 
 
 def _data(fingerprint: Mapping[str, Any]) -> Iterator[str]:

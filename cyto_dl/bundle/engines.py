@@ -12,6 +12,7 @@ the pixels changed sides (docs/lab-notebook.md).
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ from cyto_dl.bundle.format import ONNX
 from cyto_dl.errors import BundleError, ConfigError
 
 ENGINES = ("torch", "onnxruntime", "openvino", "openvino-bf16")
+AUTO = "auto"  # the fastest that agrees
+PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "openvino-bf16": "openvino"}
+
+_FASTER = 1.1  # times torch's speed, measured on few windows: less is not worth other numbers than the reference's
+_OPT_IN = "openvino-bf16"  # within its tolerance, which is wide
 
 _Run = Callable[[np.ndarray, Sequence[str]], list[np.ndarray]]  # windows, heads -> logits of each head
 
@@ -61,10 +67,40 @@ def check_engine(engine: str, device: str) -> None:
     Raises:
         ConfigError: With the choices.
     """
-    if engine not in ENGINES:
-        raise ConfigError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}.")
-    if engine != "torch" and str(device) != "cpu":
+    if engine not in (*ENGINES, AUTO):
+        raise ConfigError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}, {AUTO}.")
+    if engine not in ("torch", AUTO) and str(device) != "cpu":
         raise ConfigError(f"engine {engine} runs on the CPU, not on {device}. Choose device cpu, or engine torch.")
+
+
+def choose_engine(engine: str, document: Mapping[str, Any], device: str = "cpu") -> str:
+    """The engine that is meant: of "auto" the fastest that the export measured, that agrees with torch and is here.
+
+    Args:
+        engine: Of `ENGINES`, or "auto".
+        document: Of the bundle.
+        device: Where the network is to run; other engines than torch run on the CPU alone.
+
+    Raises:
+        BundleError: The bundle refuses the engine.
+    """
+    measured = (document.get("engines") or {}).get("measured") or {}
+    if engine != AUTO:
+        if refused := (measured.get(engine) or {}).get("refused"):
+            raise BundleError(f"the bundle refuses engine {engine}: {refused}. Use engine torch.")
+        return engine
+    speeds = {
+        name: float(found.get("speed", 0))
+        for name, found in measured.items()
+        if name in PACKAGES and name != _OPT_IN and "refused" not in found and find_spec(PACKAGES[name])
+    }
+    fastest = max(speeds, key=lambda name: speeds[name], default="torch")
+    return fastest if str(device) == "cpu" and speeds.get(fastest, 0) > _FASTER else "torch"
+
+
+def engine_of(network: object) -> str:
+    """Which engine computes a network."""
+    return network.engine if isinstance(network, EngineNetwork) else "torch"
 
 
 def load_engine(engine: str, folder: Path, document: Mapping[str, Any]) -> EngineNetwork:
@@ -80,18 +116,27 @@ def load_engine(engine: str, folder: Path, document: Mapping[str, Any]) -> Engin
             f"{folder} has no {ONNX} for {engine} ({described.get('error', 'it was exported without')}). "
             "Use engine torch."
         )
+    return start_engine(engine, folder / ONNX, list(document["outputs"]))
+
+
+def start_engine(engine: str, path: Path, heads: Sequence[str]) -> EngineNetwork:
+    """The network in a file, on an engine other than torch.
+
+    Raises:
+        BundleError: The engine does not take it.
+        ConfigError: The engine is not installed, or not for this processor.
+    """
     starts: dict[str, Callable[[Path], _Run]] = {
         "onnxruntime": start_onnxruntime,
         "openvino": partial(_start_openvino, precision="f32"),
         "openvino-bf16": partial(_start_openvino, precision="bf16"),
     }
     try:
-        run = starts[engine](folder / ONNX)
+        return EngineNetwork(engine, tuple(heads), starts[engine](path))
     except ConfigError:
         raise
     except Exception as error:  # as above
-        raise BundleError(f"{engine} cannot load {folder / ONNX}: {error}. Use engine torch.") from error
-    return EngineNetwork(engine, tuple(document["outputs"]), run)
+        raise BundleError(f"{engine} cannot load {path}: {error}. Use engine torch.") from error
 
 
 def start_onnxruntime(path: Path) -> _Run:

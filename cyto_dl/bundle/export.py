@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from cyto_dl.bundle.agreement import measure_engines
 from cyto_dl.bundle.card import write_card
 from cyto_dl.bundle.checkpoint import find_checkpoint, predictor_from_checkpoint
 from cyto_dl.bundle.ensemble import predictor_of_ensemble
-from cyto_dl.bundle.format import SAMPLE, is_bundle, write_document
+from cyto_dl.bundle.format import ONNX, SAMPLE, is_bundle, write_document
 from cyto_dl.bundle.load import load_bundle
 from cyto_dl.bundle.onnx import export_onnx
 from cyto_dl.bundle.provenance import git_commit
@@ -110,6 +111,8 @@ def _write(folder: Path, predictor: Predictor, document: dict[str, Any], sample:
     write_weights(folder, network)
     write_sample(folder / SAMPLE, sample)
     document["engines"] = {"onnx": export_onnx(predictor, folder, sample.image)}
+    if (folder / ONNX).exists():
+        document["engines"]["measured"] = measure_engines(predictor, folder, sample.image)
     write_card(folder, document, sample)
     write_document(folder, document)
 

@@ -6,17 +6,15 @@ from dataclasses import replace
 from os import PathLike
 
 from cyto_dl.bundle.build import build_predictor
-from cyto_dl.bundle.engines import check_engine, load_engine
+from cyto_dl.bundle.engines import check_engine, choose_engine, load_engine
 from cyto_dl.bundle.format import SAMPLE, read_document, verify_files
-from cyto_dl.bundle.sample import ANOTHER_ENGINE, ELSEWHERE, HALF_PRECISION, read_sample
+from cyto_dl.bundle.sample import read_sample, tolerance_of
 from cyto_dl.bundle.sample import replay as replay_sample
 from cyto_dl.bundle.weights import read_weights
 from cyto_dl.inference.predictor import Predictor
 from cyto_dl.storage import localize
 
 logger = logging.getLogger(__name__)
-
-_TOLERANCES = {"torch": ELSEWHERE, "openvino-bf16": HALF_PRECISION}
 
 
 def load_bundle(
@@ -35,16 +33,18 @@ def load_bundle(
         replay: Predict the sample and compare with what was recorded at export.
         device: Where the network runs, e.g. "cuda".
         engine: What runs it: "torch", or on the CPU "onnxruntime", "openvino" (faster for 3-D networks; an extra) or
-            "openvino-bf16" (twice as fast again, nearly the same; see `cyto_dl.bundle.engines`).
+            "openvino-bf16" (twice as fast again, nearly the same; see `cyto_dl.bundle.engines`). "auto": the fastest
+            that the bundle has measured and agrees with, if it is installed.
 
     Raises:
         BundleError: A file is missing, truncated or changed; the format is newer; code is not allowed; the sample's
-            predictions differ; the bundle has nothing for this engine.
+            predictions differ; the bundle has nothing for this engine, or refuses it.
         ConfigError: There is no such device or engine.
     """
     check_engine(engine, device)
     folder = localize(path)
     document = read_document(folder)
+    engine = choose_engine(engine, document, device)
     verify_files(folder, document)
     if engine == "torch":
         predictor = build_predictor(document, read_weights(folder, document), allow=allow, device=device)
@@ -52,7 +52,6 @@ def load_bundle(
         predictor = build_predictor(document, allow=allow)
         predictor = replace(predictor, network=load_engine(engine, folder, document))
     if replay:
-        tolerance = _TOLERANCES.get(engine, ANOTHER_ENGINE)
-        replay_sample(predictor, read_sample(folder / SAMPLE), tolerance=tolerance)
-    logger.info("loaded %s from %s", predictor.name, path)
+        replay_sample(predictor, read_sample(folder / SAMPLE), tolerance=tolerance_of(engine))
+    logger.info("loaded %s from %s for %s", predictor.name, path, engine)
     return predictor

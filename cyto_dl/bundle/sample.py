@@ -7,6 +7,7 @@ import itertools
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,11 @@ EXACT = Tolerance(0, 0)  # bit for bit: the machine, engine and number of thread
 ELSEWHERE = Tolerance(1e-4, 1e-4)  # another processor, another build of torch: sums are rounded in another order
 HALF_PRECISION = Tolerance(5e-2, 5e-3)  # bfloat16: logits within 20 differed by up to 0.17, 0.03 % of the mask
 ANOTHER_ENGINE = Tolerance(1e-3, 1e-3)  # they also fold and reorder layers; an export allows logits as much
+
+
+def tolerance_of(engine: str) -> Tolerance:
+    """How much an engine may differ from what torch recorded."""
+    return {"torch": ELSEWHERE, "openvino-bf16": HALF_PRECISION}.get(engine, ANOTHER_ENGINE)
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ def replay(predictor: "Predictor", sample: Sample, *, tolerance: Tolerance = ELS
     for head, output in predictor.outputs.items():
         compare = _different_values
         if output.get("values") == "labels":
-            compare = _different_objects if output["kind"] == "instances" else _different_labels
+            compare = partial(_different_labels, output["kind"])
         problems += _differences(head, again.images[head], sample.images.get(head), compare, tolerance)
     for head, found in again.activations.items():
         expected = sample.activations.get(head)
@@ -174,18 +180,27 @@ def _different_values(found: np.ndarray, expected: np.ndarray, tolerance: Tolera
     return f"values differ by up to {largest:.3g} ({limit:.3g} is allowed)" if largest > limit else ""
 
 
-def _different_labels(found: np.ndarray, expected: np.ndarray, tolerance: Tolerance) -> str:
-    part = float(np.mean(found != expected))
-    return f"{part:.3%} of the pixels have another label" if part > tolerance.labels else ""
+def _different_labels(kind: str, found: np.ndarray, expected: np.ndarray, tolerance: Tolerance) -> str:
+    part = changed_part(found, expected, kind)
+    what = "belong to another object" if kind == "instances" else "have another label"
+    return f"{part:.3%} of the pixels {what}" if part > tolerance.labels else ""
 
 
-def _different_objects(found: np.ndarray, expected: np.ndarray, tolerance: Tolerance) -> str:
-    """As _different_labels, whatever numbers the objects have: one object more changes those of all after it."""
+def changed_part(found: np.ndarray, expected: np.ndarray, kind: str) -> float:
+    """Part of the pixels that have another label.
+
+    Args:
+        found: Labels.
+        expected: Labels, of the same shape.
+        kind: Of the head. "instances": objects are the same whatever numbers they have, because one object more
+            changes those of all after it.
+    """
+    if kind != "instances":
+        return float(np.mean(found != expected))
     pairs, counts = np.unique(np.stack([found.ravel(), expected.ravel()]), axis=1, return_counts=True)
     common = []  # pixels that an object shares with the one of the other image that it shares most with
     for labels in pairs:
         largest = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
         np.maximum.at(largest, labels, counts)
         common.append(int(largest.sum()))
-    part = 1 - min(common) / max(1, found.size)
-    return f"{part:.3%} of the pixels belong to another object" if part > tolerance.labels else ""
+    return 1 - min(common) / max(1, found.size)

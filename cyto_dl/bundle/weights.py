@@ -61,7 +61,8 @@ def _write(path: Path, network: nn.Module) -> None:
             weights[name] = value.detach().contiguous()
         else:
             second_names[name] = kept
-    save_file(weights, str(path), metadata=second_names)
+    # an empty mapping spoils the header of a file without tensors (safetensors 0.8)
+    save_file(weights, str(path), metadata=second_names or None)
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

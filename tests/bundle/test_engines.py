@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from cyto_dl.bundle import load_bundle
-from cyto_dl.bundle.engines import ENGINES
+from cyto_dl.bundle.engines import ENGINES, PACKAGES, choose_engine
 from cyto_dl.bundle.format import read_document, write_document
+from cyto_dl.bundle.sample import read_sample
 from cyto_dl.data.image import read_image
 from cyto_dl.errors import BundleError, ConfigError
 
@@ -84,7 +85,7 @@ def test_a_damaged_network_of_an_engine_is_a_bundle_error(bundle, engine):
 
 def test_an_unknown_engine_is_refused_with_the_choices(exported):
     with pytest.raises(
-        ConfigError, match="engine is 'tensorrt'; choose one of torch, onnxruntime, openvino, openvino-bf16"
+        ConfigError, match="engine is 'tensorrt'; choose one of torch, onnxruntime, openvino, openvino-bf16, auto"
     ):
         load_bundle(exported, engine="tensorrt")
 
@@ -109,3 +110,49 @@ def test_half_precision_on_a_processor_without_it_is_refused(exported, monkeypat
 def test_the_document_says_how_closely_onnx_runtime_agrees(exported):
     engine = yaml.safe_load((exported / "bundle.yaml").read_text())["engines"]["onnx"]
     assert 0 <= engine["max_difference"] < ATOL
+
+
+def with_measured(bundle, measured):
+    document = read_document(bundle)
+    document["engines"]["measured"] = measured
+    write_document(bundle, document)
+    return document
+
+
+@pytest.mark.parametrize(
+    ("measured", "chosen"),
+    [
+        ({}, "torch"),  # a bundle of an earlier version
+        ({"torch": {"speed": 1.0}, "onnxruntime": {"speed": 1.5}, "openvino": {"speed": 1.3}}, "onnxruntime"),
+        ({"onnxruntime": {"speed": 1.5, "refused": "it differs"}, "openvino": {"speed": 1.3}}, "openvino"),
+        ({"openvino-bf16": {"speed": 3.0}}, "torch"),  # half precision is for who asks for it
+        ({"openvino": {"speed": 1.02}}, "torch"),
+        ({"onnxruntime": {"refused": "cannot run it"}}, "torch"),
+    ],
+)
+def test_auto_is_the_fastest_engine_that_agrees(measured, chosen):
+    assert choose_engine("auto", {"engines": {"onnx": {}, "measured": measured}}) == chosen
+
+
+def test_auto_passes_over_an_engine_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(PACKAGES, "openvino", "an_engine_that_nobody_wrote")
+    measured = {"openvino": {"speed": 2.0}, "onnxruntime": {"speed": 1.5}}
+    assert choose_engine("auto", {"engines": {"measured": measured}}) == "onnxruntime"
+
+
+def test_auto_is_torch_on_a_gpu():
+    assert choose_engine("auto", {"engines": {"measured": {"openvino": {"speed": 2.0}}}}, "cuda") == "torch"
+
+
+def test_a_bundle_is_loaded_with_the_engine_that_auto_means(bundle):
+    with_measured(bundle, {"torch": {"speed": 1.0}, "openvino": {"speed": 1.5}})
+    found, expected = (load_bundle(bundle, engine=engine) for engine in ("auto", "openvino"))
+    assert found.network.engine == "openvino"
+    image = read_sample(bundle / "sample.npz").image
+    assert found.predict(image)["dist"].tobytes() == expected.predict(image)["dist"].tobytes()
+
+
+def test_an_engine_that_the_bundle_refuses_is_not_loaded(bundle):
+    with_measured(bundle, {"openvino": {"speed": 1.5, "refused": "logits differ from torch by up to 0.3"}})
+    with pytest.raises(BundleError, match=r"refuses engine openvino: logits differ from torch by up to 0\.3"):
+        load_bundle(bundle, engine="openvino")
