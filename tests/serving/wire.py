@@ -7,7 +7,7 @@ import numpy as np
 
 LENGTH = "Inference-Header-Content-Length"
 DATATYPES = {"uint8": "UINT8", "uint16": "UINT16", "int16": "INT16", "float32": "FP32", "float64": "FP64"}
-DTYPES = {"UINT8": np.uint8, "UINT16": np.uint16, "FP32": np.float32}
+DTYPES = {"UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "FP32": np.float32}
 
 
 def tensor(array, *, name="raw", **changes):
