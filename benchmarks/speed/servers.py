@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from cyto_dl.bundle import export_bundle
+from cyto_dl.bundle import build_predictor, document_from_config, export_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 180  # a start takes some 10 s; on a busy machine several times that
@@ -106,26 +107,46 @@ def free_ports(count: int) -> list[int]:
 
 def identity_bundle(folder: Path, spatial_dims: int) -> Path:
     """A bundle whose network gives its input, without preprocessing: what it costs is everything else."""
-    task = {
-        "head": {"_target_": "cyto_dl.model.heads.IdentityHead", "activation": "identity"},
-        "loss": {"_target_": "torch.nn.MSELoss"},
+    head = {"_target_": "cyto_dl.model.heads.IdentityHead", "activation": "identity"}
+    return _export(folder, spatial_dims, {"_target_": "torch.nn.Identity"}, head)
+
+
+def small_bundle(folder: Path) -> Path:
+    """A bundle of a small 2-D U-Net, untrained, that parts objects: a few milliseconds an image."""
+    backbone = {
+        "_target_": "monai.networks.nets.UNet",
+        "spatial_dims": 2,
+        "in_channels": 1,
+        "out_channels": 4,
+        "channels": [4, 8],
+        "strides": [2],
     }
+    head = {"_target_": "cyto_dl.model.heads.InstanceHead", "in_channels": 4, "spatial_dims": 2}
+    return _export(folder, 2, backbone, head)
+
+
+def _export(folder: Path, spatial_dims: int, backbone: dict[str, Any], head: dict[str, Any]) -> Path:
+    """A bundle of these, with random weights, that sees images in one piece."""
     reader = {"_target_": "cyto_dl.data.ReadImaged", "keys": "raw", "spatial_dims": spatial_dims}
+    loss = {"_target_": "torch.nn.BCEWithLogitsLoss"}
     config = {
-        "run_name": "identity",
+        "run_name": "model",
         "raw_im_channels": 1,
         "data": {"transforms": {"load": [reader], "preprocess": []}},
         "model": {
             "x_key": "raw",
-            "backbone": {"_target_": "torch.nn.Identity"},
-            "task_heads": {"image": task},
+            "backbone": backbone,
+            "task_heads": {"image": {"head": head, "loss": loss}},
             "inference": {"roi_size": None},
         },
     }
+    torch.manual_seed(0)
+    weights = build_predictor(document_from_config(config)).network.state_dict()  # type: ignore[attr-defined]
     folder.mkdir()
-    torch.save({"state_dict": {}, "config": config}, folder / "identity.ckpt")
+    state = {f"network.{name}": value for name, value in weights.items()}
+    torch.save({"state_dict": state, "config": config}, folder / "untrained.ckpt")
     sample = np.random.default_rng(0).integers(0, 255, (1, *[32] * spatial_dims), np.uint8)
-    return export_bundle(folder / "identity.ckpt", folder / "bundle", sample=sample)
+    return export_bundle(folder / "untrained.ckpt", folder / "bundle", sample=sample)
 
 
 def binary_request(image: np.ndarray, *, name: str = "raw") -> tuple[bytes, dict[str, str]]:

@@ -64,7 +64,7 @@ def ask_v1(server: Server, image: np.ndarray) -> bytes:
     file = io.BytesIO()
     np.save(file, image)
     headers = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
-    return server.ask("POST", "/v1/models/identity:predict", file.getvalue(), headers)
+    return server.ask("POST", "/v1/models/model:predict", file.getvalue(), headers)
 
 
 def ask_fastapi(server: Server, image: np.ndarray) -> bytes:
@@ -85,7 +85,7 @@ def grpc_asker(server: Server, image: np.ndarray) -> Ask:
     stub = GRPCInferenceServiceStub(grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options=options))
     datatype = {"uint8": "UINT8", "float32": "FP32"}[image.dtype.name]
     tensor = ModelInferRequest.InferInputTensor(name="raw", datatype=datatype, shape=[1, *image.shape])
-    request = ModelInferRequest(model_name="identity", inputs=[tensor], raw_input_contents=[image.tobytes()])
+    request = ModelInferRequest(model_name="model", inputs=[tensor], raw_input_contents=[image.tobytes()])
     return lambda: stub.ModelInfer(request).raw_output_contents[0]
 
 
@@ -97,12 +97,12 @@ def compare_servers(folder: Path, image: np.ndarray, rounds: int, seconds: float
         def start(name: str, command: Sequence[str], ready: str) -> Server:
             return stack.enter_context(started(command, log=folder / f"{name}.log", ready=ready))
 
-        our_server = start("ours", ours(bundle), "/v2/models/identity/ready")
+        our_server = start("ours", ours(bundle), "/v2/models/model/ready")
         fastapi = start("fastapi", peer("fastapi"), "/v2/health/live")
         kserve = start("kserve", peer("kserve"), "/v2/models/identity/ready")
         asked: dict[str, tuple[Server, Ask]] = {
             "fastapi": (fastapi, partial(ask_fastapi, fastapi, image)),
-            "ours, V2 binary": (our_server, partial(ask_v2, our_server, image, "identity")),
+            "ours, V2 binary": (our_server, partial(ask_v2, our_server, image, "model")),
             "ours, gRPC": (our_server, grpc_asker(our_server, image)),
             "ours, V1 .npy": (our_server, partial(ask_v1, our_server, image)),
             "kserve, V2 binary": (kserve, partial(ask_v2, kserve, image, "identity")),
