@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cyto_dl.bundle.provenance import PIPELINE_RUN
 from cyto_dl.errors import ConfigError
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
@@ -76,7 +77,7 @@ def train_job(run: str, namespace: str, image: str, overrides: Sequence[str], no
             "numNodes": nodes.count,
             "numProcPerNode": nodes.processes,
             "resourcesPerNode": _resources(nodes),
-            "env": _environment(),
+            "env": [*_origin(run, image), *_environment()],
         },
         # podSpecOverrides of older examples are dropped without a word by Trainer 2.3.
         "runtimePatches": [
@@ -106,6 +107,11 @@ def _trainer(nodes: Nodes) -> list[str]:
 def _resources(nodes: Nodes) -> dict[str, Any]:
     amounts = {"cpu": nodes.cpu, "memory": nodes.memory} | ({_GPU: str(nodes.gpus)} if nodes.gpus else {})
     return {"requests": dict(amounts), "limits": dict(amounts)}
+
+
+def _origin(run: str, image: str) -> list[dict[str, Any]]:
+    """What the training's run in MLflow is found by: a pod knows neither its image nor the pipeline's run itself."""
+    return [{"name": "CYTO_DL_IMAGE", "value": image}, *([{"name": PIPELINE_RUN, "value": run}] if run else [])]
 
 
 def _environment() -> list[dict[str, Any]]:

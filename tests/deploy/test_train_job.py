@@ -53,10 +53,20 @@ def test_without_gpus_it_trains_on_processors_and_asks_for_none():
 def test_keys_come_from_the_secret_that_the_steps_use():
     names = (module.S3_SECRET, module.MLFLOW_SECRET, module.ENVIRONMENT_CONFIG_MAP)
     assert names == (resources.S3_SECRET, resources.MLFLOW_SECRET, resources.ENVIRONMENT_CONFIG_MAP)
-    for variable in job(Nodes(2))["spec"]["trainer"]["env"]:
-        (source,) = variable["valueFrom"].values()
+    referred = [each["valueFrom"] for each in job(Nodes(2))["spec"]["trainer"]["env"] if "value" not in each]
+    for (source,) in map(dict.values, referred):
         assert source["name"] in names
         assert source["optional"]
+
+
+def test_nodes_know_their_image_and_the_run_by_which_the_last_step_finds_their_training():
+    def given(run):
+        environment = job(Nodes(2), run=run)["spec"]["trainer"]["env"]
+        return {each["name"]: each["value"] for each in environment if "value" in each}
+
+    image = {"CYTO_DL_IMAGE": "registry.example.org/cyto-dl:0.1.0"}
+    assert given("r1") == {**image, "CYTO_DL_PIPELINE_RUN": "r1"}
+    assert given("") == image  # a command without --run belongs to no run
 
 
 def test_pods_have_shared_memory_and_the_volume_that_is_named():
