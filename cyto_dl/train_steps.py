@@ -96,10 +96,15 @@ def checkpoints_of_run(checkpoint_folder: str) -> str:
         ConfigError: The folder is not on S3, or nobody says which run this is.
     """
     run = os.environ.get(PIPELINE_RUN)
-    if not checkpoint_folder.startswith("s3://") or not run:
+    if not checkpoint_folder.startswith("s3://"):
         raise ConfigError(
-            f"checkpoint_folder is {checkpoint_folder!r}: it must be an address s3://bucket/folder, and {PIPELINE_RUN} "
-            "must name the run, which the pipeline does for its steps."
+            f"checkpoint_folder is {checkpoint_folder!r}: give an address s3://bucket/folder, or leave it empty. A "
+            "folder of one machine would be gone with it."
+        )
+    if not run:
+        raise ConfigError(
+            f"checkpoint_folder {checkpoint_folder} holds a folder for each run, and {PIPELINE_RUN} does not say which "
+            "run this is: set it to a name of your own. A pipeline sets it for its steps."
         )
     return f"{checkpoint_folder.rstrip('/')}/{run}/checkpoints"
 

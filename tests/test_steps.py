@@ -204,8 +204,11 @@ def test_a_run_keeps_its_checkpoints_under_its_own_name(trained, monkeypatch):
     assert (config["trainer"]["strategy"], config["trainer"]["devices"]) == ("ddp", 2)
 
 
-@pytest.mark.parametrize(("folder", "run"), [("/data/runs", "r1"), ("s3://runs", "")])
-def test_a_place_for_checkpoints_that_is_none_is_refused(trained, monkeypatch, folder, run):
+@pytest.mark.parametrize(
+    ("folder", "run", "says"),
+    [("/data/runs", "r1", "'/data/runs': give an address s3://"), ("s3://runs", "", "CYTO_DL_PIPELINE_RUN does not")],
+)
+def test_a_place_for_checkpoints_that_is_none_is_refused(trained, monkeypatch, folder, run, says):
     monkeypatch.setenv("CYTO_DL_PIPELINE_RUN", run)
-    with pytest.raises(ConfigError, match="checkpoint_folder is"):
+    with pytest.raises(ConfigError, match=says):
         trained(checkpoint_folder=folder)

@@ -1,4 +1,4 @@
-"""The step `train`, in this process or on several nodes of a cluster
+"""The step `train`, in this process or on several nodes of a cluster.
 
 one node, or no cluster -> cyto_dl.train_steps -> model_dir
 several                 -> manifest to S3 -> TrainJob -> checkpoints on S3 -> model_dir

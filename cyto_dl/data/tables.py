@@ -60,7 +60,9 @@ def read_tables(path: str | PathLike[str], split_column: str | None) -> list[Tab
     if local.is_dir():
         return _read_folder(local, str(path))
     if not local.is_file():
-        raise ManifestError(f"{path}: the manifest does not exist. Check data.path.")
+        raise ManifestError(
+            f"{path}: the manifest does not exist. Check data.path, or the pipeline's argument manifest."
+        )
     return [_read_table(local, None if split_column else "predict")]
 
 
