@@ -238,6 +238,8 @@ def _check_decoding(file: FileInMemory, series: Any) -> None:
 
 
 def _scene_index(path: Source, names: list[str], scene: int | str | None) -> int:
+    if not names:
+        raise ImageError(f"{path}: the file holds no image. Is it damaged?")
     choices = ", ".join(f"{index} ({name})" if name else str(index) for index, name in enumerate(names))
     if isinstance(scene, str) and scene in names:
         return names.index(scene)

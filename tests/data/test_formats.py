@@ -55,6 +55,16 @@ def test_scenes_are_chosen_by_number_or_name(tmp_path):
         read_image(path, spatial_dims=2, scene="middle")
 
 
+def test_a_tiff_of_which_only_the_first_bytes_are_there_holds_no_image(tmp_path):
+    path = tmp_path / "begun.tif"
+    path.write_bytes(b"II*\0\x08")  # the header's first bytes: a copy that was broken off
+    with pytest.raises(ImageError, match=r"begun\.tif.*damaged"):
+        read_image(path, spatial_dims=2)
+    path.write_bytes(b"II*\0broken")  # it says that its first page begins beyond its end
+    with pytest.raises(ImageError, match=r"begun\.tif: the file holds no image\. Is it damaged"):
+        read_image(path, spatial_dims=2)
+
+
 def test_pixel_size_of_an_imagej_stack_is_in_micrometres_and_zyx(tmp_path):
     path = tmp_path / "imagej.tif"
     metadata = {"axes": "ZYX", "spacing": 500, "unit": "nm"}
