@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 import torch
+from kserve import ModelRepository
 
 from cyto_dl.bundle import load_bundle
 from cyto_dl.bundle.engines import engine_of
@@ -11,8 +12,11 @@ from cyto_dl.errors import ConfigError
 from cyto_dl.inference import Predictor
 from cyto_dl.processors import num_processors
 from serving.access import Access, read_tokens
+from serving.addresses import Addresses, read_prefixes
 from serving.executor import Executor
 from serving.identity import Identity, identify
+from serving.job_queue import JobQueue
+from serving.jobs import JobFolder
 from serving.limits import MIB, Limits
 from serving.model import BundleModel
 from serving.server import BundleServer
@@ -50,8 +54,25 @@ def build_server(settings: Settings) -> BundleServer:
         await asyncio.to_thread(model.warm_up)
         return model
 
-    origins, root = settings.cors_origin, settings.repository
-    return BundleServer(executor, load, root=root, limits=limits, access=access, origins=origins)
+    addresses = Addresses(
+        read_prefixes(settings.allow_read, option="--allow-read"),
+        read_prefixes(settings.allow_write, option="--allow-write"),
+    )
+
+    def open_jobs(models: ModelRepository) -> JobQueue:
+        folder, keep_s = JobFolder(str(settings.jobs)), 3600 * settings.keep_jobs_h
+        return JobQueue(folder, models, limits=limits, addresses=addresses, max_jobs=settings.max_jobs, keep_s=keep_s)
+
+    return BundleServer(
+        executor,
+        load,
+        root=settings.repository,
+        limits=limits,
+        access=access,
+        origins=settings.cors_origin,
+        addresses=addresses,
+        open_jobs=open_jobs if settings.jobs else None,
+    )
 
 
 def _read(address: str, settings: Settings) -> tuple[Predictor, Identity]:

@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 
 from cyto_dl.inference.predictor import HeadsNetwork
+from cyto_dl.inference.sliding_window import SlidingWindow
+from cyto_dl.inference.views import Network
 from serving.errors import Busy, Gone, TooSlow
 
 Result = TypeVar("Result")
@@ -39,6 +41,7 @@ class Work:
 
     timeout_s: float
     num_windows: int = 0  # done so far; views of test-time augmentation count
+    all_windows: int = 0  # of the image at hand; 0 until it is known
     network_s: float = 0.0  # its share of the network's time
     waited_s: float = 0.0  # until a thread took it
     _begin: float = field(default_factory=time.monotonic)
@@ -72,6 +75,18 @@ class Work:
         """A thread has taken it."""
         self.waited_s = self.elapsed_s
         self.check()
+
+
+@dataclass(frozen=True)
+class CountedWindow(SlidingWindow):
+    """A sliding window that tells the work how many windows its image has."""
+
+    work: Work = field(kw_only=True)
+
+    def __call__(self, source_BCZYX: Tensor, network: Network) -> dict[str, Tensor]:
+        """As `SlidingWindow`; where a head's scale needs another grid the number is a little too small."""
+        self.work.all_windows += len(source_BCZYX) * self.num_windows(source_BCZYX.shape[2:])
+        return super().__call__(source_BCZYX, network)
 
 
 @dataclass(eq=False)

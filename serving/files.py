@@ -34,7 +34,7 @@ FILE_BEGINNINGS = (NPY_MAGIC, *BEGINNINGS)
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 # What numpy lets through from the tokenizer and the literal parser on a damaged header.
 NPY_HEADER_ERRORS = (KeyError, MemoryError, RecursionError, SyntaxError, TokenError, TypeError, ValueError)
-_NPY, _FILE = ".npy body", "the body"  # what messages call them
+_NPY = ".npy body"  # what messages call it
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class FileBody:
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_file(content: bytes, asked: Asked, *, predictor: Predictor, limits: Limits) -> Image:
-    """The image in a body.
+def read_file(content: bytes, asked: Asked, *, predictor: Predictor, limits: Limits, name: str = "the body") -> Image:
+    """The image in the content of a file, which messages call `name`.
 
     Raises:
         InvalidInput: It is damaged, or holds another kind of image than the model takes.
@@ -56,7 +56,7 @@ def read_file(content: bytes, asked: Asked, *, predictor: Predictor, limits: Lim
         if content.startswith(NPY_MAGIC):
             image = _read_npy(content, asked, predictor=predictor, limits=limits)
         else:
-            image = _read_picture(content, asked, predictor=predictor, limits=limits)
+            image = _read_picture(FileInMemory(content, name, max_values=limits.voxels), asked, predictor)
     except TooManyValuesError as error:
         raise TooLarge(str(error)) from error
     except ImageError as error:
@@ -64,10 +64,10 @@ def read_file(content: bytes, asked: Asked, *, predictor: Predictor, limits: Lim
     return replace(image, spacing_um=asked.spacing_um or image.spacing_um or predictor.input.spacing_um)
 
 
-def _read_picture(content: bytes, asked: Asked, *, predictor: Predictor, limits: Limits) -> Image:
+def _read_picture(file: FileInMemory, asked: Asked, predictor: Predictor) -> Image:
     if asked.axes is not None:
         raise InvalidInput("parameters: axes: this file says itself what its axes are; leave the parameter out")
-    return predictor.read(FileInMemory(content, _FILE, max_values=limits.voxels))
+    return predictor.read(file)
 
 
 def _read_npy(content: bytes, asked: Asked, *, predictor: Predictor, limits: Limits) -> Image:

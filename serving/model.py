@@ -3,27 +3,30 @@
 import asyncio
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from grpc_interceptor.exceptions import GrpcException
 from kserve import InferResponse, Model
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
 from kserve.model import InferenceVerb
 
+from cyto_dl.data.image import Image
 from cyto_dl.errors import ConfigError, ImageError
 from cyto_dl.inference import Predictor
 from cyto_dl.inference.parameters import with_parameters
 from cyto_dl.model.utils.postprocessing import gives_labels
 from serving.drift import Training, judge
 from serving.errors import ServerFault
-from serving.executor import Executor, SharedNetwork, Work
+from serving.executor import CountedWindow, Executor, SharedNetwork, Work
 from serving.identity import UNKNOWN, Identity
 from serving.limits import DEFAULTS, Limits
 from serving.metadata import describe_model
 from serving.observation import observation
+from serving.parameters import Asked
 from serving.requests import ImageRequest, Payload, read_request
 from serving.responses import Predictions, write_response
 
@@ -55,9 +58,9 @@ class BundleModel(Model):
         drift: str = "warn",
     ) -> None:
         super().__init__(name, return_response_headers=True)
-        self._predictor, self._executor = predictor, executor
+        self.predictor, self.executor = predictor, executor
         self.limits, self.identity = limits, identity
-        self._labels = frozenset(head for head, each in predictor.postprocess.items() if gives_labels(each))
+        self.labels = frozenset(head for head, each in predictor.postprocess.items() if gives_labels(each))
         self._drift = drift
         self._training = Training.of(predictor.metadata, predictor.input.name)
         if self._training is None:
@@ -69,7 +72,7 @@ class BundleModel(Model):
 
         The first batch of a shape is slow: kernels are chosen, and threads started.
         """
-        predictor, window = self._predictor, self._predictor.window
+        predictor, window = self.predictor, self.predictor.window
         if window.roi_size is not None:  # else windows are as large as images, and the sample was one
             shape = (window.batch_size, predictor.input.num_channels, *window.roi_size)
             self._shared(Work(self.limits.timeout_s))(torch.zeros(shape, device=predictor.device))
@@ -111,17 +114,17 @@ class BundleModel(Model):
     async def preprocess(self, payload: Payload, headers: Mapping[str, str] | None = None) -> ImageRequest:
         """The checked images and heads of a request."""
         request = await asyncio.to_thread(
-            read_request, payload, headers or {}, predictor=self._predictor, limits=self.limits
+            read_request, payload, headers or {}, predictor=self.predictor, limits=self.limits
         )
         observation().num_voxels = sum(image.array.size for image in request.images)
-        await self._check_drift(request)
+        await asyncio.to_thread(self._check_drift, request.images)
         return request
 
-    async def _check_drift(self, request: ImageRequest) -> None:
+    def _check_drift(self, images: Sequence[Image]) -> None:
         """Note how far the images are from the training's; the farthest counts."""
         if self._training is None:
             return
-        worst = await asyncio.to_thread(self._training.compare_all, request.images)
+        worst = self._training.compare_all(images)
         observed = observation()
         observed.drift_scores = {finding.quantity: finding.score for finding in worst}
         verdict = judge(worst, self._drift)
@@ -136,7 +139,9 @@ class BundleModel(Model):
     ) -> tuple[ImageRequest, Predictions]:
         """The predictions of a request's images."""
         observation().work = work = Work(request.asked.timeout_s)
-        return request, await self._executor.run(work, lambda: self._predict_images(request, work))
+        return request, await self.executor.run(
+            work, lambda: self._predict_images(request.images, request.heads, request.asked, work)
+        )
 
     async def postprocess(
         self,
@@ -146,29 +151,41 @@ class BundleModel(Model):
     ) -> InferResponse | bytes:
         """The encoded answer; its HTTP headers are added to `response_headers`."""
         response, content_headers = await asyncio.to_thread(
-            write_response, *result, model_name=self.name, labels=self._labels
+            write_response, *result, model_name=self.name, labels=self.labels
         )
         if response_headers is not None:
             response_headers.update(content_headers)
         return response
 
+    def predict_alone(self, image: Image, heads: Sequence[str], asked: Asked, work: Work) -> dict[str, np.ndarray]:
+        """The prediction of an image that was read in the thread that calls this: a file at an address, or a job's.
+
+        Raises:
+            InvalidInput: The model does not take it, or it is unlike the training's images and these are refused.
+            Gone, TooSlow: As `Work.check`.
+        """
+        observation().num_voxels = image.array.size
+        self._check_drift([image])
+        return self._predict_images([image], heads, asked, work)[0]
+
     def metadata(self) -> dict[str, Any]:
         """What the server tells of the model."""
-        return describe_model(self.name, self._predictor, self.identity, self.limits)
+        return describe_model(self.name, self.predictor, self.identity, self.limits)
 
     def _shared(self, work: Work) -> SharedNetwork:
-        network = self._predictor.network
-        batch_size, device = self._predictor.window.batch_size, self._executor.device
+        network = self.predictor.network
+        batch_size, device = self.predictor.window.batch_size, self.executor.device
         # A bundle that is loaded anew has the name of the one before, which may still have requests to finish.
         name = f"{self.name} {self.identity.sha256}"
         return SharedNetwork(network, name, batch_size, device, work, tuple(network.heads))
 
-    def _predict_images(self, request: ImageRequest, work: Work) -> Predictions:
-        predictor = with_parameters(self._predictor, request.asked.model)
+    def _predict_images(self, images: Sequence[Image], heads: Sequence[str], asked: Asked, work: Work) -> Predictions:
+        predictor = with_parameters(self.predictor, asked.model)
         # MONAI's transforms note their state on themselves while they are undone: every request has its own.
         preprocess = copy.deepcopy(list(predictor.preprocess))
-        predictor = replace(predictor, network=self._shared(work), preprocess=preprocess)
+        window = CountedWindow(**vars(predictor.window), work=work)
+        predictor = replace(predictor, network=self._shared(work), preprocess=preprocess, window=window)
         try:
-            return [predictor.predict(image, heads=request.heads) for image in request.images]
+            return [predictor.predict(image, heads=heads) for image in images]
         except (ImageError, ConfigError) as error:  # the image is too deep for a head's windows, say
             raise InvalidInput(str(error)) from error

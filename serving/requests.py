@@ -77,18 +77,18 @@ def read_request(
     if isinstance(payload, InferRequest):
         if payload.model_version:
             raise ModelNotFound(f"{payload.model_name} (version {payload.model_version})")
-        heads = _choose_heads([output.name for output in payload.request_outputs or []], known)
+        heads = choose_heads([output.name for output in payload.request_outputs or []], known)
         asked = read_asked(payload.parameters, predictor, limits)
         images = _as_images(_read_tensor(payload.inputs, predictor.input, limits, asked), predictor, asked)
         return ImageRequest(images, heads, asked, payload, takes_gzip=takes_gzip)
     if isinstance(payload, FileBody):
         wanted = [name.strip() for name in headers.get("x-outputs", "").split(",") if name.strip()]
-        heads = _choose_heads(wanted, known)
+        heads = choose_heads(wanted, known)
         media_type = choose_media_type(headers.get("accept", ""), {head: predictor.outputs[head] for head in heads})
         asked = read_asked(payload.parameters, predictor, limits)
         image = read_file(payload.content, asked, predictor=predictor, limits=limits)
         return ImageRequest([image], heads, asked, payload, media_type, takes_gzip)
-    heads = _choose_heads(payload.get("outputs") or [], known)
+    heads = choose_heads(payload.get("outputs") or [], known)
     asked = read_asked(payload.get("parameters"), predictor, limits)
     images = _as_images(_read_instances(payload, predictor.input, limits, asked), predictor, asked)
     return ImageRequest(images, heads, asked, payload)
@@ -99,7 +99,12 @@ def _as_images(arrays: Sequence[np.ndarray], predictor: Predictor, asked: Asked)
     return [Image(array, asked.spacing_um or spec.spacing_um, spec.name) for array in arrays]
 
 
-def _choose_heads(wanted: Any, heads: Sequence[str]) -> list[str]:
+def choose_heads(wanted: Any, heads: Sequence[str]) -> list[str]:
+    """The heads that a request names, or all.
+
+    Raises:
+        InvalidInput: There is no such head.
+    """
     if not isinstance(wanted, list) or not all(isinstance(name, str) for name in wanted):
         raise InvalidInput(f"outputs: a list of names is wanted, of {', '.join(heads)}")
     unknown = [name for name in wanted if name not in heads]

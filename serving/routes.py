@@ -1,7 +1,7 @@
 """The REST routes that take an image or describe a model; the others are KServe's.
 
     POST /v2/models/NAME/infer         tensors, JSON or binary
-    POST /v1/models/NAME:predict       one image file, or JSON
+    POST /v1/models/NAME:predict       one image file, its address, or JSON
     GET  /v2/models/NAME               names, shapes, datatypes, axes
 
 A request that finds no room is refused before its body is read. One whose client goes away is given up.
@@ -17,6 +17,9 @@ from fastapi.responses import JSONResponse
 from kserve.constants.constants import PredictorProtocol
 from kserve.errors import InvalidInput, ModelNotReady
 
+from serving import openapi
+from serving.addresses import Addresses
+from serving.by_reference import answer_reference
 from serving.dataplane import ImageDataPlane
 from serving.errors import Gone
 from serving.executor import Executor
@@ -25,7 +28,7 @@ from serving.files import FileBody
 Result = TypeVar("Result")
 
 
-def add_routes(app: FastAPI, dataplane: ImageDataPlane, executor: Executor) -> None:
+def add_routes(app: FastAPI, dataplane: ImageDataPlane, executor: Executor, addresses: Addresses) -> None:
     """Put our routes before KServe's, which are added when the server starts."""
 
     async def predict(model_name: str, request: Request, protocol: PredictorProtocol) -> Response:
@@ -35,7 +38,12 @@ def add_routes(app: FastAPI, dataplane: ImageDataPlane, executor: Executor) -> N
         headers = dict(request.headers)
         payload, _ = dataplane.decode(await request.body(), headers, protocol.value, model_name)
         payload = with_query(payload, dict(request.query_params))
-        content, content_headers = await while_connected(request, dataplane.infer(model_name, payload, headers))
+        if isinstance(payload, dict) and "image_uri" in payload:
+            model = dataplane.get_model_from_registry(model_name)
+            answer = answer_reference(model, payload, headers, addresses)
+        else:
+            answer = dataplane.infer(model_name, payload, headers)
+        content, content_headers = await while_connected(request, answer)
         return Response(content, headers=content_headers)
 
     async def infer_v2(model_name: str, request: Request) -> Response:
@@ -50,8 +58,16 @@ def add_routes(app: FastAPI, dataplane: ImageDataPlane, executor: Executor) -> N
     async def no_versions(model_name: str) -> None:
         raise HTTPException(404, "a server has one version of a model; leave /versions/... out of the address")
 
-    app.add_api_route("/v2/models/{model_name}/infer", infer_v2, methods=["POST"], response_model=None)
-    app.add_api_route("/v1/models/{model_name}:predict", predict_v1, methods=["POST"], response_model=None)
+    app.add_api_route(
+        "/v2/models/{model_name}/infer", infer_v2, methods=["POST"], response_model=None, openapi_extra=openapi.INFER
+    )
+    app.add_api_route(
+        "/v1/models/{model_name}:predict",
+        predict_v1,
+        methods=["POST"],
+        response_model=None,
+        openapi_extra=openapi.PREDICT,
+    )
     app.add_api_route("/v2/models/{model_name}", metadata, methods=["GET"], response_model=None)
     app.add_api_route(
         "/v2/models/{model_name}/versions/{rest:path}", no_versions, methods=["GET", "POST"], include_in_schema=False

@@ -8,7 +8,7 @@ KServe's ModelServer is not used: it stops gRPC only when REST is done, and unlo
 
 import asyncio
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
@@ -16,12 +16,17 @@ from kserve import ModelRepository
 from kserve.protocol.grpc.servicer import InferenceServicer
 
 from serving.access import EVERYBODY, Access
+from serving.addresses import NOWHERE, Addresses
 from serving.dataplane import ImageDataPlane
 from serving.executor import Executor
 from serving.grpc_server import CallGuard, GrpcServer
+from serving.http_protocol import BoundedHead
+from serving.job_queue import JobQueue, computing
+from serving.job_routes import add_job_routes
 from serving.limits import DEFAULTS, Buffered, Limits
 from serving.metrics import Metrics
 from serving.model import BundleModel
+from serving.page import add_page
 from serving.repository import Load, Repository
 from serving.rest_server import add_kserves_routes, build_application
 from serving.routes import add_routes
@@ -37,6 +42,8 @@ class BundleServer:
         limits: Of requests.
         access: Who may ask what.
         origins: Of pages elsewhere that may ask from a browser.
+        addresses: Of files that clients may name.
+        open_jobs: Makes the queue of jobs; None: there are none.
     """
 
     def __init__(
@@ -48,6 +55,8 @@ class BundleServer:
         limits: Limits = DEFAULTS,
         access: Access = EVERYBODY,
         origins: Sequence[str] = (),
+        addresses: Addresses = NOWHERE,
+        open_jobs: Callable[[ModelRepository], JobQueue] | None = None,
     ) -> None:
         self.limits, self.executor = limits, executor
         self.models = ModelRepository()
@@ -57,7 +66,10 @@ class BundleServer:
         self.metrics = Metrics(self.models.get_models(), executor, buffered)
         self._guard = (access, executor, limits, buffered, self.metrics.count)
         self.app = build_application(access, limits, buffered, origins=origins)
-        add_routes(self.app, self.dataplane, executor)
+        add_page(self.app, self.dataplane)
+        add_routes(self.app, self.dataplane, executor, addresses)
+        self.jobs = open_jobs(self.models) if open_jobs else None
+        add_job_routes(self.app, self.dataplane, self.jobs)
         add_kserves_routes(self.app, self.dataplane, self.repository, self.metrics)
 
     def register_model(self, model: BundleModel) -> None:
@@ -77,6 +89,7 @@ class BundleServer:
             self.app,
             host="0.0.0.0",
             port=http_port,
+            http=BoundedHead,
             log_config=None,  # serving.logs has set it up
             access_log=False,  # every request has a line of ours
             server_header=False,
@@ -85,7 +98,8 @@ class BundleServer:
         )
         stopping = asyncio.Event()
         draining = asyncio.create_task(self._drain(calls, stopping))
-        await _Server(config, stopping).serve()
+        async with computing(self.jobs):
+            await _Server(config, stopping).serve()
         stopping.set()
         await draining
 

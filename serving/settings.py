@@ -27,6 +27,11 @@ class Settings:
     max_message_mib: int
     max_buffered_mib: int
     max_voxels: int
+    allow_read: list[str]
+    allow_write: list[str]
+    jobs: str | None
+    max_jobs: int
+    keep_jobs_h: int
     token_file: str | None
     admin_token_file: str | None
     cors_origin: list[str]
@@ -46,6 +51,7 @@ def parse_arguments(arguments: Sequence[str] | None, description: str | None = N
     parser.add_argument("--http_port", type=int, default=8080, metavar="PORT", help="REST port (default: 8080)")
     parser.add_argument("--grpc_port", type=int, default=8081, metavar="PORT", help="gRPC port (default: 8081)")
     _add_limits(parser.add_argument_group("limits"))
+    _add_files(parser.add_argument_group("files"))
     _add_access(parser.add_argument_group("access"))
     _add_observation(parser.add_argument_group("observation"))
     settings = Settings(**vars(parser.parse_args(arguments)))
@@ -90,6 +96,21 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     }
     for option, (default, meaning) in limits.items():
         group.add_argument(option, type=_positive, default=default, metavar="N", help=f"{meaning} (default: {default})")
+
+
+def _add_files(group: argparse._ArgumentGroup) -> None:
+    for option, what in (("--allow-read", "that clients may name as images"), ("--allow-write", "for results")):
+        group.add_argument(
+            option, action="append", default=[], metavar="PREFIX",
+            help=f"a folder or s3:// prefix {what}; may be repeated; none by default",
+        )  # fmt: skip
+    group.add_argument("--jobs", metavar="PATH", help="folder that keeps jobs and their results; none: no jobs")
+    group.add_argument(
+        "--max-jobs", type=_positive, default=100, metavar="N", help="jobs that may wait and run (default: 100)"
+    )
+    group.add_argument(
+        "--keep-jobs-h", type=_positive, default=24, metavar="N", help="hours that results are kept (default: 24)"
+    )
 
 
 def _add_access(group: argparse._ArgumentGroup) -> None:

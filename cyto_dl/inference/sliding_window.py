@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cyto_dl.errors import ConfigError
-from cyto_dl.inference.views import AUGMENTATIONS, Network, averaged_over_views
+from cyto_dl.inference.views import AUGMENTATIONS, Network, averaged_over_views, num_views
 
 BLENDS = ("gaussian", "constant")
 WHOLE_IMAGE_MULTIPLE_PX = 32  # U-Nets halve an image at most five times
@@ -92,6 +92,14 @@ class SlidingWindow:
             outputs = self._run(source_BCZYX, network, self._grid(spatial_shape, outputs))
         assert isinstance(outputs, dict)
         return outputs
+
+    def num_windows(self, spatial_shape: Sequence[int]) -> int:
+        """How many windows an image (Z)YX has, each view of test-time augmentation counted as one.
+
+        A head that shrinks the image may need a few more.
+        """
+        axes = self._grid(spatial_shape, [1] * len(spatial_shape))
+        return math.prod(len(axis.starts) for axis in axes) * num_views(self.augment)
 
     def _grid(self, spatial_shape: Sequence[int], steps: Sequence[int]) -> list["_Axis"]:
         roi = self.roi_size
@@ -183,6 +191,9 @@ class _Weights:
         self.axes = axes[len(axes) - len(scale) :]  # a projection drops Z
         self.scale = scale
         self.device = device
+        self.is_one = all(len(axis.starts) == 1 for axis in self.axes)  # one window, and nothing to blend
+        if self.is_one:
+            return
         per_axis = [_axis_weights(axis, factor, blend) for axis, factor in zip(self.axes, scale, strict=True)]
         self.kinds = [kinds for _, kinds in per_axis]
         self.profiles = [profiles for profiles, _ in per_axis]
@@ -216,6 +227,9 @@ class _Canvas:
 
     def add(self, tiles: Sequence[_Tile], outputs: Tensor) -> None:
         for tile, output in zip(tiles, outputs.float(), strict=True):
+            if self.weights.is_one:
+                self.total[tile.image].copy_(output)
+                continue
             region = self.weights.region(tile.position)
             self.total[tile.image][(slice(None), *region)].addcmul_(output, self.weights.of(tile.position))
 

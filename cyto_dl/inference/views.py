@@ -48,6 +48,11 @@ _VIEWS = {
 }
 
 
+def num_views(augment: str | None) -> int:
+    """How often a network is run for each window."""
+    return len(_VIEWS[augment]) if augment else 1
+
+
 def averaged_over_views(network: Network, augment: str) -> Network:
     """A network that gives the mean of a network's logits over several views of each window.
 

@@ -211,3 +211,18 @@ def test_a_window_of_another_rank_than_the_image_is_refused():
 def test_a_network_that_crops_its_window_is_refused():
     with pytest.raises(ConfigError, match=r"task_heads.seg.*\(60, 60\) px for a window of \(64, 64\)"):
         SlidingWindow([64, 64])(image(100, 100), lambda windows: {"seg": windows[..., 2:-2, 2:-2]})
+
+
+@pytest.mark.parametrize(("augment", "num_views"), [(None, 1), ("flips", 4), ("rotations", 8)])
+@pytest.mark.parametrize("shape", [(40, 23), (9, 40, 23)])
+def test_it_says_beforehand_how_many_windows_the_network_will_see(shape, augment, num_views):
+    window = SlidingWindow(roi_size=(16,) * len(shape), augment=augment, batch_size=3)
+    seen = []
+
+    def network(windows):
+        seen.append(len(windows))
+        return {"same": windows}
+
+    window(torch.zeros(1, 1, *shape), network)
+    assert sum(seen) == window.num_windows(shape)
+    assert sum(seen) % num_views == 0

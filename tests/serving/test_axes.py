@@ -20,7 +20,7 @@ def in_order(image, axes):
 @pytest.mark.parametrize(("dims", "axes"), [(dims, axes) for dims, orders in ORDERS.items() for axes in orders])
 def test_a_tensor_in_another_order_gives_the_same_to_the_last_bit(send, models, image, dims, axes):
     picture = image(dims)
-    wanted = models[dims]._predictor.predict(picture)
+    wanted = models[dims].predictor.predict(picture)
     array = np.ascontiguousarray(in_order(picture, axes))
     body = {"inputs": [tensor(array)], "parameters": {"axes": axes}}
     got = read_tensors(send("POST", f"/v2/models/cells_{dims}/infer", json=body))
@@ -34,12 +34,12 @@ def test_an_image_of_one_channel_needs_no_channel_axis(send, models, image, dims
     body, headers = binary_request(np.stack(pictures))
     got = read_tensors(send("POST", f"/v2/models/cells_{dims}/infer", content=body, headers=headers))
     for index, picture in enumerate(pictures):
-        np.testing.assert_array_equal(got["distance"][index], models[dims]._predictor.predict(picture)["distance"])
+        np.testing.assert_array_equal(got["distance"][index], models[dims].predictor.predict(picture)["distance"])
 
 
 def test_a_file_and_v1_json_may_say_their_axes_as_well(send, models, image):
     picture = image(2)
-    wanted = models[2]._predictor.predict(picture)["distance"]
+    wanted = models[2].predictor.predict(picture)["distance"]
     transposed = np.ascontiguousarray(picture.transpose(1, 2, 0))
     route, only = "/v1/models/cells_2:predict", {"X-Outputs": "distance", "Accept": "application/json"}
     answers = [

@@ -1,0 +1,70 @@
+"""Answer a request whose image is a file at an address, while the client waits.
+
+The file is read in the thread that predicts it: as many images are in memory as are computed at a time.
+"""
+
+import time
+from collections.abc import Mapping
+from contextvars import copy_context
+from typing import Any
+
+import orjson
+
+from cyto_dl.data.image import Image
+from serving.addresses import Addresses
+from serving.executor import Work
+from serving.files import FileBody
+from serving.media_types import JSON, choose_media_type
+from serving.model import BundleModel
+from serving.observation import observation
+from serving.references import Reference, read_image_at, read_reference, write_results
+from serving.requests import ImageRequest
+from serving.responses import write_response
+
+Answer = tuple[bytes, dict[str, str]]
+
+
+async def answer_reference(
+    model: BundleModel, document: Mapping[str, Any], headers: Mapping[str, str], addresses: Addresses
+) -> Answer:
+    """The body and the headers of the answer: where the results are, or, without `output_uri`, the results.
+
+    Raises:
+        InvalidInput, TooLarge, NotAcceptable: The request or the file is wrong.
+        Closed: The address is not allowed.
+        Busy, TooSlow, Gone: As `Executor.run`.
+    """
+    reference = read_reference(document, predictor=model.predictor, limits=model.limits, addresses=addresses)
+    observed = observation()
+    observed.model, observed.version = model.name, model.identity.version
+    observed.work = work = Work(reference.asked.timeout_s)
+    answer = _sent if reference.output is None else _written
+    context = copy_context()  # the thread notes what it finds on this request
+    return await model.executor.run(work, lambda: context.run(answer, model, reference, headers, work))
+
+
+def _sent(model: BundleModel, reference: Reference, headers: Mapping[str, str], work: Work) -> Answer:
+    outputs = {head: model.predictor.outputs[head] for head in reference.heads}
+    media_type = choose_media_type(headers.get("accept", ""), outputs)
+    image = _read(model, reference)
+    prediction = model.predict_alone(image, reference.heads, reference.asked, work)
+    takes_gzip = "gzip" in headers.get("accept-encoding", "")
+    payload = FileBody(b"")  # the answer is that to a file in a body
+    request = ImageRequest([image], reference.heads, reference.asked, payload, media_type, takes_gzip)
+    body, content_headers = write_response(request, [prediction], model_name=model.name, labels=model.labels)
+    assert isinstance(body, bytes)
+    return body, content_headers
+
+
+def _written(model: BundleModel, reference: Reference, headers: Mapping[str, str], work: Work) -> Answer:
+    begin = time.monotonic()
+    image = _read(model, reference)
+    prediction = model.predict_alone(image, reference.heads, reference.asked, work)
+    work.check()  # nobody may want it any more: then nothing is replaced
+    outputs = write_results(prediction, image, str(reference.output), labels=model.labels)
+    document = {"model_name": model.name, "outputs": outputs, "seconds": round(time.monotonic() - begin, 3)}
+    return orjson.dumps(document), {"content-type": JSON}
+
+
+def _read(model: BundleModel, reference: Reference) -> Image:
+    return read_image_at(reference.image, reference.asked, predictor=model.predictor, limits=model.limits)
