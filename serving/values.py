@@ -15,12 +15,11 @@ def check_values(array: np.ndarray, *, name: str) -> np.ndarray:
     if array.dtype.kind == "f" and array.dtype.itemsize > 4:
         with np.errstate(over="ignore"):  # what overflows is infinite, and is refused as such
             array = array.astype(np.float32)
-    if array.dtype.kind == "f":
+    if array.dtype.kind == "f" and not np.isfinite(array).all():  # counting takes four times as long
         num_bad = int(array.size - np.isfinite(array).sum())
-        if num_bad:
-            raise InvalidInput(
-                f"{name}: {num_bad} of {array.size} values are NaN, infinite or too large for float32; replace them"
-            )
+        raise InvalidInput(
+            f"{name}: {num_bad} of {array.size} values are NaN, infinite or too large for float32; replace them"
+        )
     return array
 
 

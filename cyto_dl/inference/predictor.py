@@ -197,7 +197,7 @@ class Predictor:
         source = self.preprocessed(image)
         source_BCZYX = source.as_tensor()[None].to(self.device)
         logits = self.window(source_BCZYX, network)
-        if not all(bool(torch.isfinite(each).all()) for each in logits.values()):
+        if not all(_is_finite(each) for each in logits.values()):
             low, high = float(source.min()), float(source.max())
             raise ImageError(
                 f"the network's output is not finite for this image, whose values after preprocessing are {low:g} to "
@@ -243,6 +243,11 @@ class Predictor:
         if array.size == 0:
             raise ImageError(f"{image.path}: the image is empty, shape {shape}; {takes} and at least one pixel.")
         return array
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite: the extremes tell, in a tenth of the time of asking each value."""
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(values))
 
 
 def _channels(number: int) -> str:
