@@ -212,4 +212,6 @@ def _choose_target(options: argparse.Namespace) -> None:
     if options.image:
         os.environ["CYTO_DL_IMAGE"] = options.image
     if options.gpus is not None:
+        if options.gpus < 0:
+            raise ConfigError(f"--gpus {options.gpus}: give 0 or more.")
         os.environ["CYTO_DL_GPUS"] = str(options.gpus)

@@ -140,6 +140,23 @@ def test_image_and_gpus_are_chosen_when_compiling(tmp_path):
     assert platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]["tolerations"]
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        ["--image", "registry.example:5000/cyto-dl"],
+        ["--image", "registry.example/cyto-dl:latest"],
+        ["--gpus", "-1"],
+    ],
+)
+def test_an_image_that_changes_and_gpus_that_are_none_are_refused(tmp_path, target):
+    output = tmp_path / "training.yaml"
+    command = [sys.executable, "-m", "pipelines", "compile", "training", "--output", str(output), *target]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 2
+    assert "ConfigError: " in done.stderr and target[1] in done.stderr
+    assert not output.exists()
+
+
 def _named_tasks(specification: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The steps' tasks by the names of their components."""
     found = {task["componentRef"]["name"].removeprefix("comp-"): task for _, task in all_tasks(specification)}
