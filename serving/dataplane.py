@@ -90,6 +90,10 @@ class ImageDataPlane(DataPlane):
         """What the protocol has fields for, over gRPC too."""
         return without_parameters(self.get_model_from_registry(model_name).metadata())
 
+    def metadata(self) -> dict[str, Any]:
+        """What the server is. Versions of libraries are nobody's business; a model's metadata has the bundle's."""
+        return {"name": "cyto-dl", "version": "", "extensions": ["model_repository", "binary_tensor_data"]}
+
     async def ready(self) -> bool:
         """Whether there is a model, and every model can predict."""
         models = self.model_registry.get_models().values()

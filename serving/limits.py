@@ -4,6 +4,7 @@
     each part of its body --> more than it said, or than body_bytes: 413
                           --> all bodies together beyond buffered_bytes: 429, and what it sent is forgotten
     its body not complete in time: 408
+    its answer not taken in time: the connection is closed
 
 A body counts until its request is answered: until then the image is a view of it.
 """
@@ -113,7 +114,7 @@ class BodyLimit:
             await refuse(self._too_large(int(length)), scope, receive, send)
             return
         with self._buffered.share() as share:
-            await self._app(scope, self._counting(receive, share), send)
+            await self._app(scope, self._counting(receive, share), self._within_time(send))
 
     def _counting(self, receive: Receive, share: Share) -> Receive:
         deadline = asyncio.get_running_loop().time() + self._limits.timeout_s
@@ -135,6 +136,16 @@ class BodyLimit:
             return message
 
         return counted
+
+    def _within_time(self, send: Send) -> Send:
+        async def sent(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self._limits.timeout_s):
+                    await send(message)
+            except TimeoutError:
+                raise Stalled(f"the client did not take its answer within {self._limits.timeout_s} s") from None
+
+        return sent
 
     def _too_large(self, num_bytes: int | None = None) -> TooLarge:
         sent = "is larger than that" if num_bytes is None else f"has {num_bytes}"

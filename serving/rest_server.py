@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse
-from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
-from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
+from kserve.protocol.rest.v1_endpoints import V1Endpoints
+from kserve.protocol.rest.v2_endpoints import V2Endpoints
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -53,10 +53,11 @@ class Observed:
 
         try:
             await self._app(scope, receive, send_with_headers)
-        except Exception as error:
-            if status != 499:  # the answer has begun and cannot be taken back
-                raise
-            await refuse(error, scope, receive, send_with_headers)
+        except Exception as error:  # noqa: BLE001  # whatever it is, its text stays in the log
+            if status == 499:
+                await refuse(error, scope, receive, send_with_headers)
+            else:  # the answer has begun and cannot be taken back; uvicorn closes the connection
+                observed.error = answer_to(error).message
         finally:
             end(observed, str(status), listener=self._listener)
 
@@ -88,15 +89,28 @@ def build_application(access: Access, limits: Limits, buffered: Buffered, *, ori
 
 
 def add_kserves_routes(app: FastAPI, dataplane: ImageDataPlane, repository: Repository, metrics: Metrics) -> None:
-    """KServe's routes, after ours and those for metrics."""
+    """Those of KServe's routes that are offered, after ours; their descriptions are about KServe's code."""
     app.add_middleware(Observed, listener=metrics.count)
-    router = APIRouter()
+    router, v1, v2 = APIRouter(), V1Endpoints(dataplane, repository), V2Endpoints(dataplane, repository)
     router.add_api_route("/metrics", metrics.answer, methods=["GET"], include_in_schema=False)
-    router.add_api_route("/v2/repository/index", repository.listed, methods=["GET", "POST"])
+    router.add_api_route("/v2/repository/index", repository.listed, methods=["POST"])
+    router.add_api_route("/v2/repository/index", repository.listed, methods=["GET"], include_in_schema=False)
+    for route, endpoint in {
+        "/v1/models": v1.models,
+        "/v1/models/{model_name}": v1.model_ready,
+        "/v2": v2.metadata,
+        "/v2/health/live": v2.live,
+        "/v2/health/ready": v2.ready,
+        "/v2/models": v2.models,
+        "/v2/models/{model_name}/ready": v2.model_ready,
+    }.items():
+        router.add_api_route(route, endpoint, methods=["GET"], description=" ")
+    for action, endpoint in {"load": v2.load, "unload": v2.unload}.items():
+        router.add_api_route(
+            f"/v2/repository/models/{{model_name}}/{action}", endpoint, methods=["POST"], description=" "
+        )
     router.add_api_route("/", dataplane.live, methods=["GET"])
     app.include_router(router)
-    register_v1_endpoints(app, dataplane, repository)
-    register_v2_endpoints(app, dataplane, repository)
 
 
 def _observe(scope: Scope) -> Observation:

@@ -15,7 +15,7 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from kserve.protocol.grpc.grpc_predict_v2_pb2 import ServerLiveRequest
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest, ServerLiveRequest
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from tests.serving.process import PATIENCE_S, ROOT, started, wait_until_ready
@@ -96,6 +96,24 @@ def test_slow_uploads_of_many_clients_do_not_fill_the_memory(operated):
     while "cyto_dl_buffered_bytes 0.0" not in operated.call("GET", "/metrics", headers=bearer(TOKEN)).text:
         assert time.monotonic() < deadline, "memory is not given back"
         time.sleep(0.1)
+
+
+def test_a_head_without_end_is_cut_off(operated):
+    peak = Peak(operated)
+    address = ("127.0.0.1", operated.http_port)
+    header = b"x-more: %s\r\n" % (b"a" * 1000)
+    with socket.create_connection(address) as client, pytest.raises(OSError, match=r"reset|pipe"):
+        client.sendall(b"GET / HTTP/1.1\r\n" + 100_000 * header)
+    assert peak.growth() < 64
+
+
+def test_a_message_without_a_token_is_not_read(operated):
+    peak = Peak(operated)
+    message = ModelInferRequest(model_name="first", raw_input_contents=[bytes(200 * MIB)])
+    with grpc.insecure_channel(f"127.0.0.1:{operated.grpc_port}") as channel, pytest.raises(grpc.RpcError) as refused:
+        GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=PATIENCE_S)
+    assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert peak.growth() < 64
 
 
 def test_two_bundles_answer_alike_and_a_third_comes_and_goes(operated):

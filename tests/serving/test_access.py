@@ -123,3 +123,11 @@ def test_pages_elsewhere_may_ask_where_the_operator_names_them(guarded, origins,
     assert response.headers.get("access-control-allow-origin") == allowed
     refused = ask(server, "GET", "/v2/models", headers={"Origin": ORIGIN})
     assert refused.headers.get("access-control-allow-origin") == allowed  # a page reads the 401 as well
+
+
+def test_the_server_does_not_say_of_what_it_is_made(guarded):
+    server = guarded(Access())
+    assert ask(server, "GET", "/v2").json()["name"] == "cyto-dl"
+    told = ask(server, "GET", "/v2").text + ask(server, "GET", "/openapi.json").text
+    for library in ("kserve", "uvicorn", "fastapi", "torch"):
+        assert library not in told.lower()

@@ -144,3 +144,20 @@ def test_a_client_that_leaves_while_it_sends_is_no_fault_and_takes_no_memory(lim
     assert answers[0]["status"] == 499
     assert server.buffered.num_bytes == 0
     assert [record.name for record in caplog.records if record.exc_info] == []
+
+
+def test_an_answer_that_is_not_taken_gives_its_memory_back(limited):
+    server, body = limited(timeout_s=0.2), npy(np.zeros((1, 20, 20), np.uint8))
+    messages = [{"type": "http.request", "body": body}]
+    scope = {"type": "http", "method": "POST", "path": PREDICT, "raw_path": PREDICT.encode(), "query_string": b""}
+    scope |= {"headers": [], "scheme": "http", "server": ("server", 80), "root_path": "", "http_version": "1.1"}
+
+    async def receive():
+        return messages.pop(0) if messages else await asyncio.Event().wait()
+
+    async def send(message):
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()  # the connection is full
+
+    asyncio.run(server.app(scope, receive, send))
+    assert server.buffered.num_bytes == 0
