@@ -35,6 +35,8 @@ from cyto_dl.storage import atomic_path
 from cyto_dl.tracked_data import DATA_FOLDER, data_tags, dataset_input, fingerprint_file
 
 if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+
     from cyto_dl.system_metrics import SystemMetrics
 
 logger = logging.getLogger(__name__)
@@ -119,11 +121,22 @@ class MLflowLogger(MLFlowLogger):
         """Say what the run is trained on: images in memory have no address and no digest, and are left out."""
         if (dataset := dataset_input(manifest)) is None:
             return
-        self.experiment.log_inputs(self.run_id, [dataset])
+        self._log_input(dataset)
         for name, value in data_tags(manifest).items():
             self.experiment.set_tag(self.run_id, name, value)
         if (measured := fingerprint_file(manifest)) is not None:
             self.experiment.log_artifact(self.run_id, str(measured), DATA_FOLDER)
+
+    def _log_input(self, dataset: "DatasetInput") -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.experiment.log_inputs(self.run_id, [dataset])
+        except MlflowException as error:
+            if "unique constraint" not in str(error).lower():
+                raise
+            # Another training has made the same data set's row between MLflow's look and its insertion: now it is found
+            self.experiment.log_inputs(self.run_id, [dataset])
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -112,6 +112,23 @@ def test_a_run_says_on_which_data_it_is_trained_and_in_which_image(output_dir, t
     assert "data/fingerprint.json" in artifacts(client, logger.run_id)
 
 
+def test_a_data_set_that_two_trainings_log_at_once_belongs_to_both(output_dir, tracking_uri, client, monkeypatch):
+    (output_dir / "manifest.csv").write_text("raw,seg,split\n")
+    logger, send, others = open_logger(output_dir, tracking_uri), MlflowClient.log_inputs, []
+
+    def lose_the_race(self, run_id, datasets):
+        """What SQLAlchemy says when another process has made the row since it was looked for."""
+        if not others:
+            others.append(run_id)
+            raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.name, datasets.digest")
+        send(self, run_id, datasets)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", lose_the_race)
+    logger.log_hyperparams({"data.path": str(output_dir / "manifest.csv")})
+    logger.finalize("success")
+    assert len(client.get_run(logger.run_id).inputs.dataset_inputs) == 1
+
+
 def test_images_in_memory_are_no_data_set_of_a_run(output_dir, tracking_uri, client):
     logger = open_logger(output_dir, tracking_uri)
     logger.log_hyperparams({"data.path": "in memory: 4 train"})

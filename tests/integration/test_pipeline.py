@@ -82,7 +82,7 @@ def test_a_wrong_manifest_ends_the_run_with_2_and_every_problem(manifest_folder,
     assert (summary["status"], summary["failed_step"]) == ("failed", "prepare-data")
     assert "bundle" not in summary
     assert list(summary["steps"]) == ["prepare-data", "finish"]
-    assert "FAILED" in Path(summary["outcome"]).read_text()
+    assert "Run failed" in Path(summary["outcome"]).read_text()
     for words in ("prepare-data failed: ManifestError", str(manifest), "'Train'", "absent.tif", "manifest.csv:3"):
         assert words in ended.stderr, words
     assert "Traceback" not in ended.stdout + ended.stderr
