@@ -95,7 +95,7 @@ def evaluate_checkpoint(
     )
     others = [folder / name for name in ("intervals.json", "images.csv", "confusion.json")]
     log_evaluation(run_dir, evaluation.summary, [report, *others])
-    logger.info("evaluated %d images: %s", len(evaluation.images), report)
+    logger.info("evaluated %d images", len(evaluation.images))
     return evaluation.summary
 
 
@@ -205,6 +205,7 @@ def main() -> None:
             chosen: dict[str, Any] = {"config": config, "settings": given, "split": split, "output_dir": output_dir}
             if config["test"]:
                 evaluate_checkpoint(config["ckpt_path"], **chosen)
+                logger.info("report: %s", output_dir / "report.html")
             else:
                 predict_checkpoint(config["ckpt_path"], **chosen)
                 logger.info("predictions in %s", output_dir)

@@ -259,6 +259,7 @@ def _test(
         logger.warning("no image has the split 'test' and a target: the model is not evaluated")
         return {}
     metrics = evaluate_checkpoint(output_dir, config=config, manifest=datamodule.path, output_dir=output_dir / "test")
+    logger.info("report: %s", output_dir / "test" / "report.html")
     for each in loggers:
         if not isinstance(each, MLflowLogger):  # the evaluation is in the MLflow run already, with its report
             each.log_metrics(metrics)
