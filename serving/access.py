@@ -21,8 +21,9 @@ from cyto_dl.errors import ConfigError
 from serving.errors import Closed, Unknown
 from serving.limits import refuse
 
-# Probes carry no token. GET /v1/models/NAME is V1's readiness.
-_OPEN = re.compile(r"/v2/health/(live|ready)|/v2/models/[^/]+/ready|/v1/models/[^/:]+")
+# Probes carry no token, nor does a browser that opens the page, which tells nothing of the models.
+# GET /v1/models/NAME is V1's readiness.
+_OPEN = re.compile(r"/|/v2/health/(live|ready)|/v2/models/[^/]+/ready|/v1/models/[^/:]+")
 _ADMINISTRATIVE = re.compile(r"/v2/repository/models/.*")
 _OPEN_CALLS = ("ServerLive", "ServerReady", "ModelReady")
 _ADMINISTRATIVE_CALLS = ("RepositoryModelLoad", "RepositoryModelUnload")

@@ -1,12 +1,28 @@
-"""A real object store for the tests of trainings on S3, and a bucket in it for each of them."""
+"""A real object store for the tests of trainings on S3 and a bucket in it for each of them; a real browser."""
 
 import os
 import tempfile
 
 import boto3
 import pytest
+from playwright.sync_api import Error, sync_playwright
 
 from tests.integration.object_store import object_store
+
+CHROMIUM = "/usr/bin/chromium"  # Debian's: the machine's fonts and no download at test time
+FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]  # root, a small /dev/shm, no graphics card
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless browser."""
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        except Error as error:
+            pytest.fail(f"{CHROMIUM} does not start; apt-get install chromium fonts-dejavu-core. {error}")
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")

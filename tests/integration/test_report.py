@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from playwright.sync_api import Error, sync_playwright
 
 from cyto_dl.comparison import compare_values
 from cyto_dl.evaluation import evaluate, write_report
@@ -17,20 +16,7 @@ from tests.bundle.tiny import experiment, predictor_of, write_images
 from tests.evaluation.objects import of_cells, write_cells
 
 pytestmark = pytest.mark.integration
-CHROMIUM = "/usr/bin/chromium"  # Debian's: the machine's fonts and no download at test time
-FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]  # root, a small /dev/shm, no graphics card
 WIDTH_PX = {"desktop": 1280, "frame of a web page": 420}  # Kubeflow and MLflow show a report in a narrow frame
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        except Error as error:
-            pytest.fail(f"{CHROMIUM} does not start; apt-get install chromium fonts-dejavu-core. {error}")
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module", params=["2d", "3d", "objects"])
