@@ -109,7 +109,6 @@ def add_kserves_routes(app: FastAPI, dataplane: ImageDataPlane, repository: Repo
         router.add_api_route(
             f"/v2/repository/models/{{model_name}}/{action}", endpoint, methods=["POST"], description=" "
         )
-    router.add_api_route("/", dataplane.live, methods=["GET"])
     app.include_router(router)
 
 
