@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 # A pipeline is the function of this name in the module of this name: pipelines/training.py defines `training`.
 PIPELINES = ("training", "sweep", "batch_prediction")
 
+# Arguments that do nothing without another one: a condition in the pipeline would leave out their step without a word.
+_NEEDS = {"deploy_target": "model_name"}
+
 
 def load_pipeline(name: str) -> "BaseComponent":
     """The pipeline called `name`.
@@ -42,7 +45,8 @@ def parse_arguments(pipeline: "BaseComponent", words: Sequence[str]) -> dict[str
     Lists and mappings are written as JSON: target_cols='["nuclei"]'.
 
     Raises:
-        ConfigError: Unknown or missing arguments, values of another type; all problems at once.
+        ConfigError: Unknown or missing arguments, values of another type, arguments that do nothing without another
+            one; all problems at once.
     """
     inputs = _inputs(pipeline)
     arguments: dict[str, Any] = {}
@@ -62,6 +66,9 @@ def parse_arguments(pipeline: "BaseComponent", words: Sequence[str]) -> dict[str
                 problems.append(f"'{name}': {text!r} is not {_type_name(inputs[name])}")
     given = {word.partition("=")[0] for word in words}
     problems += [f"'{name}': required" for name, spec in inputs.items() if not spec.is_optional and name not in given]
+    for name, other in _NEEDS.items():
+        if arguments.get(name) and not arguments.get(other):
+            problems.append(f"'{name}': does nothing without '{other}'; give that too")
     if problems:
         names = ", ".join(f"{name} ({_type_name(spec)})" for name, spec in inputs.items())
         raise ConfigError(f"arguments of the pipeline:\n{list_problems(problems)}\nArguments: {names}.")

@@ -30,6 +30,13 @@ def test_every_wrong_argument_is_named_at_once_with_the_valid_ones():
         assert part in str(error.value)
 
 
+def test_an_argument_that_does_nothing_without_another_one_is_refused():
+    words = ["manifest=m.csv", "deploy_target=imaging/nuclei"]
+    with pytest.raises(ConfigError, match="'deploy_target': does nothing without 'model_name'"):
+        parse_arguments(load_pipeline("training"), words)
+    assert parse_arguments(load_pipeline("training"), [*words, "model_name=nuclei"])["model_name"] == "nuclei"
+
+
 def test_an_unknown_pipeline_is_refused_with_the_names_of_the_others():
     with pytest.raises(ConfigError, match=r"no pipeline 'nope'\. Pipelines: training"):
         load_pipeline("nope")
