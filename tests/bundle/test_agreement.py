@@ -53,3 +53,15 @@ def test_an_engine_that_cannot_run_the_network_is_refused_without_a_path(bundle)
         assert list(measured[engine]) == ["refused"]
         assert measured[engine]["refused"].startswith(f"{engine} cannot load model.onnx")
         assert str(bundle) not in measured[engine]["refused"]
+
+
+def test_an_engine_that_changes_labels_is_refused_though_its_logits_are_close(exported):
+    predictor = load_bundle(exported)
+    predictor = replace(
+        predictor,
+        network=Shifted(predictor.network, 5e-4),  # half of what logits may differ
+        outputs={**predictor.outputs, "seg": {"kind": "segmentation", "activation": "sigmoid", "values": "labels"}},
+        postprocess={**predictor.postprocess, "seg": lambda logits: (logits * 1e4).int()},
+    )
+    measured = measure_engines(predictor, exported, read_sample(exported / "sample.npz").image)
+    assert "of the pixels change sides" in measured["onnxruntime"]["refused"]
