@@ -71,7 +71,7 @@ def request(array, *, model="cells_2", outputs=(), raw=None, **changes):
 def test_grpc_predicts_as_the_predictor(stub, models, image, dims):
     batch = np.stack([image(dims, seed=0), image(dims, seed=1)])
     response = stub.ModelInfer(request(batch, model=f"cells_{dims}"))
-    wanted = [models[dims]._predictor.predict(picture) for picture in batch]
+    wanted = [models[dims].predictor.predict(picture) for picture in batch]
     assert [output.name for output in response.outputs] == ["seg", "distance"]
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         got = np.frombuffer(raw, DTYPES[output.datatype]).reshape(output.shape)
@@ -85,7 +85,7 @@ def test_grpc_takes_typed_contents_and_gives_only_the_requested_heads(stub, mode
     response = stub.ModelInfer(message)
     assert [output.name for output in response.outputs] == ["distance"]
     got = np.frombuffer(response.raw_output_contents[0], np.float32).reshape(picture.shape)
-    np.testing.assert_array_equal(got[0], models[2]._predictor.predict(picture[0])["distance"])
+    np.testing.assert_array_equal(got[0], models[2].predictor.predict(picture[0])["distance"])
 
 
 PICTURE = np.zeros((1, 1, 3, 4), np.float32)

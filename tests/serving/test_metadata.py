@@ -40,7 +40,7 @@ def identified(server, models, executor):
     """Serves the 2-D model as `identified`, from a bundle with a hash."""
     digest = hashlib.sha256(b"bundle.yaml").hexdigest()
     made = {"format_version": 1, "provenance": {"seed": 7}}
-    predictor = dataclasses.replace(models[2]._predictor, metadata=made)
+    predictor = dataclasses.replace(models[2].predictor, metadata=made)
     predictor = dataclasses.replace(predictor, input=dataclasses.replace(predictor.input, spacing_um=(0.3, 0.2)))
     identity = Identity(digest, "onnxruntime", "cpu")
     server.register_model(BundleModel("identified", predictor, executor, identity=identity, limits=Limits(voxels=999)))

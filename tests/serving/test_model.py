@@ -35,8 +35,8 @@ def serve_with(server, models, executor):
 
     def serve(postprocess, preprocess=()):
         predictor = dataclasses.replace(
-            models[2]._predictor,
-            postprocess=models[2]._predictor.postprocess | {"seg": postprocess},
+            models[2].predictor,
+            postprocess=models[2].predictor.postprocess | {"seg": postprocess},
             preprocess=list(preprocess),
         )
         server.register_model(BundleModel("special", predictor, executor))

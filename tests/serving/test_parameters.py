@@ -23,9 +23,9 @@ def predictor(server, models, executor):
     """Of the model `blobs`, which the server serves meanwhile; its heads are seg (labels) and distance."""
     draw = functools.partial(connected_components, threshold=0.5)
     made = dataclasses.replace(
-        models[2]._predictor,
+        models[2].predictor,
         postprocess={"seg": draw, "distance": identity},
-        outputs=models[2]._predictor.outputs | {"seg": models[2]._predictor.outputs["seg"] | {"dtype": "uint32"}},
+        outputs=models[2].predictor.outputs | {"seg": models[2].predictor.outputs["seg"] | {"dtype": "uint32"}},
     )
     server.register_model(BundleModel("blobs", made, executor))
     yield made

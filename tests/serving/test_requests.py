@@ -211,7 +211,7 @@ def test_a_npy_image_is_read_in_any_layout(models, order):
         "no channel": PICTURE[0],  # as a camera's file is read
         "fortran, no channel": np.asfortranarray(PICTURE[0]),
     }[order]
-    request = read_request(FileBody(npy(picture)), {}, predictor=models[2]._predictor)
+    request = read_request(FileBody(npy(picture)), {}, predictor=models[2].predictor)
     assert request.images[0].array.dtype.isnative
     np.testing.assert_array_equal(request.images[0].array, PICTURE)
 
@@ -219,7 +219,7 @@ def test_a_npy_image_is_read_in_any_layout(models, order):
 def test_a_binary_image_is_a_view_of_the_received_bytes(models):
     body, headers = binary_request(BINARY)
     tensors = decode_tensors(body, {name.lower(): value for name, value in headers.items()}, "cells_2")
-    request = read_request(tensors, {}, predictor=models[2]._predictor)
+    request = read_request(tensors, {}, predictor=models[2].predictor)
     assert np.shares_memory(request.images[0].array, np.frombuffer(body, np.uint8))
 
 
@@ -244,7 +244,7 @@ def test_whatever_is_sent_is_an_image_or_refused(models, inputs, outputs, rest):
     text = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
     with suppress(InvalidInput):
         payload = decode_tensors(text + rest, {LENGTH.lower(): str(len(text))}, "cells_2")
-        request = read_request(payload, {}, predictor=models[2]._predictor)
+        request = read_request(payload, {}, predictor=models[2].predictor)
         arrays = [image.array for image in request.images]
         assert all(array.ndim == 3 and array.size and np.isfinite(array).all() for array in arrays)
 
@@ -253,14 +253,14 @@ def test_whatever_is_sent_is_an_image_or_refused(models, inputs, outputs, rest):
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_sent_as_npy_is_an_image_or_refused(models, body):
     with suppress(InvalidInput):
-        request = read_request(FileBody(body), {}, predictor=models[2]._predictor)
+        request = read_request(FileBody(body), {}, predictor=models[2].predictor)
         assert request.images[0].array.ndim == 3
 
 
 def test_a_tensor_without_values_is_refused_with_the_number_it_needs(models):
     request = InferRequest("cells_2", [InferInput("raw", [1, 1, 3, 4], "FP32")])
     with pytest.raises(InvalidInput, match="12"):
-        read_request(request, {}, predictor=models[2]._predictor)
+        read_request(request, {}, predictor=models[2].predictor)
 
 
 def assert_refused(response, words):

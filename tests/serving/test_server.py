@@ -10,7 +10,7 @@ INFER, PREDICT = "/v2/models/cells_2/infer", "/v1/models/cells_2:predict"
 
 
 def expected(models, image, dims=2):
-    return models[dims]._predictor.predict(image)
+    return models[dims].predictor.predict(image)
 
 
 def assert_equal(got, wanted):
@@ -143,4 +143,5 @@ def test_an_unknown_model_is_not_found(send, path):
 
 
 def test_there_are_no_explanations(send):
-    assert send("POST", "/v1/models/cells_2:explain", json={"instances": []}).status_code == 405
+    response = send("POST", "/v1/models/cells_2:explain", json={"instances": []})
+    assert (response.status_code, response.json()) == (404, {"error": "this server predicts; it does not explain"})
