@@ -8,7 +8,7 @@ KServe's own middleware and error handlers are left out: they time every request
 import re
 from collections.abc import Sequence
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from kserve.protocol.rest.v1_endpoints import V1Endpoints
 from kserve.protocol.rest.v2_endpoints import V2Endpoints
@@ -109,7 +109,12 @@ def add_kserves_routes(app: FastAPI, dataplane: ImageDataPlane, repository: Repo
         router.add_api_route(
             f"/v2/repository/models/{{model_name}}/{action}", endpoint, methods=["POST"], description=" "
         )
+    router.add_api_route("/v1/models/{model_name}:explain", _no_explanations, methods=["POST"], include_in_schema=False)
     app.include_router(router)
+
+
+async def _no_explanations() -> None:
+    raise HTTPException(404, "this server predicts; it does not explain")
 
 
 def _observe(scope: Scope) -> Observation:

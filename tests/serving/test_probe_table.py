@@ -83,7 +83,7 @@ WRONG_ADDRESSES = {
     "GET of a prediction": ("GET", INFER, {}, 405, []),
     "GET of a prediction, V1": ("GET", PREDICT, {}, 404, ["cells_2:predict"]),
     "unknown address": ("POST", "/v2/modells/cells_2/infer", {"json": {}}, 404, []),
-    "explanation": ("POST", "/v1/models/cells_2:explain", {"json": {"instances": [[[1]]]}}, 405, []),
+    "explanation": ("POST", "/v1/models/cells_2:explain", {"json": {"instances": [[[1]]]}}, 404, ["explain"]),
     "load": ("POST", "/v2/repository/models/cells_2/load", {}, 403, ["operator"]),
     "unload": ("POST", "/v2/repository/models/cells_2/unload", {}, 403, ["operator"]),
     "V2 body to V1": ("POST", PREDICT, {"json": {"inputs": [GOOD]}}, 400, ["instances", "inputs"]),

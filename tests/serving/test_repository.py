@@ -122,7 +122,7 @@ def test_requests_of_a_model_that_is_unloaded_finish(operated):
         assert gate.wait(PATIENCE_S)
         return logits
 
-    predictor = operated.models.get_model("first")._predictor
+    predictor = operated.models.get_model("first").predictor
     predictor.postprocess["seg"] = wait
 
     async def talk():
