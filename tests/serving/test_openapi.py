@@ -6,7 +6,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
 
-from tests.serving.wire import tensor
+from tests.serving.wire import LENGTH, tensor
 
 GOOD = tensor(np.zeros((1, 1, 3, 4), np.uint8))
 
@@ -16,18 +16,24 @@ def document(server):
     """The server's own document, and its routes behind it."""
     found = schemathesis.openapi.from_asgi("/openapi.json", server.app)
 
+    # Three times of four what is made is brought near to what is right: else nothing gets beyond the first check.
     @found.hook
     def map_path_parameters(context, path_parameters):
-        """The model that there is, every other time: what is behind an unknown one is 404 at once."""
-        is_known = len(str((path_parameters or {}).get("model_name"))) % 2
-        return path_parameters | {"model_name": "cells_2"} if path_parameters and is_known else path_parameters
+        if not path_parameters or len(str(path_parameters)) % 4 == 0:
+            return path_parameters
+        return path_parameters | {"model_name": "cells_2"}
+
+    @found.hook
+    def map_headers(context, headers):
+        if len(str(headers)) % 4 == 0:
+            return headers
+        return {name: value for name, value in (headers or {}).items() if name != LENGTH}
 
     @found.hook
     def map_body(context, body):
-        """A right image, every other time, so that some requests get beyond the first check."""
-        if isinstance(body, dict) and "inputs" in body and len(str(body)) % 2:
-            return {"inputs": [GOOD]} if len(body) > 1 else body | {"inputs": [GOOD]}
-        return body
+        if not isinstance(body, dict) or "inputs" not in body or len(str(body)) % 4 == 0:
+            return body
+        return {"inputs": [GOOD]}
 
     return found
 
@@ -37,7 +43,7 @@ def test_no_request_is_a_fault_of_the_server(document):
     for operation in document.get_all_operations():
 
         @settings(
-            max_examples=15,
+            max_examples=20,
             phases=[Phase.generate],
             suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large],
         )
