@@ -61,7 +61,7 @@ def _written(model: BundleModel, reference: Reference, headers: Mapping[str, str
     image = _read(model, reference)
     prediction = model.predict_alone(image, reference.heads, reference.asked, work)
     work.check()  # nobody may want it any more: then nothing is replaced
-    outputs = write_results(prediction, image, str(reference.output), labels=model.labels)
+    outputs = write_results(prediction, image, str(reference.output), suffix=reference.suffix, labels=model.labels)
     document = {"model_name": model.name, "outputs": outputs, "seconds": round(time.monotonic() - begin, 3)}
     return orjson.dumps(document), {"content-type": JSON}
 

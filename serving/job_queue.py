@@ -33,7 +33,7 @@ from serving.jobs import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, UNFINISH
 from serving.limits import Limits
 from serving.model import BundleModel
 from serving.parameters import Asked, read_asked
-from serving.references import KEYS, read_image_at, write_results
+from serving.references import KEYS, read_format, read_image_at, write_results
 from serving.requests import choose_heads
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class Task:
 
     image: str | None  # address; None: the file was posted
     output: str | None
+    suffix: str
     heads: list[str]
     asked: Asked
 
@@ -75,6 +76,7 @@ def read_task(document: Mapping[str, Any], model: BundleModel, limits: Limits, a
     return Task(
         image=addresses.to_read(image) if "image_uri" in document else None,
         output=None if output is None else addresses.to_write(output),
+        suffix=read_format(document),
         heads=choose_heads(document.get("outputs") or [], list(model.predictor.outputs)),
         asked=read_asked(parameters, model.predictor, limits),
     )
@@ -241,7 +243,8 @@ class JobQueue:
         work.check()
         results = self._folder.results(job)
         shutil.rmtree(results, ignore_errors=True)  # of an earlier start
-        outputs = write_results(prediction, image, task.output or str(results), labels=model.labels)
+        place = task.output or str(results)
+        outputs = write_results(prediction, image, place, suffix=task.suffix, labels=model.labels)
         if task.output is None:
             address = f"/v2/models/{job.model}/jobs/{job.id}/result?output="
             return [each | {"uri": address + each["name"]} for each in outputs]

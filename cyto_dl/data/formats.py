@@ -174,7 +174,7 @@ def open_tiff(path: Source, scene: int | str | None) -> Iterator[Stored]:
     import tifffile
 
     with _refusing_damage(path), tifffile.TiffFile(path) as tif:
-        index = _scene_index(path, [series.name for series in tif.series], scene)
+        index = scene_index(path, [series.name for series in tif.series], scene)
         series = tif.series[index]
         if isinstance(path, FileInMemory):
             _check_decoding(path, series)
@@ -237,7 +237,8 @@ def _check_decoding(file: FileInMemory, series: Any) -> None:
         )
 
 
-def _scene_index(path: Source, names: list[str], scene: int | str | None) -> int:
+def scene_index(path: Source, names: list[str], scene: int | str | None) -> int:
+    """Which of several images in a file is wanted, by number or name."""
     if not names:
         raise ImageError(f"{path}: the file holds no image. Is it damaged?")
     choices = ", ".join(f"{index} ({name})" if name else str(index) for index, name in enumerate(names))
@@ -296,6 +297,17 @@ def _ome_spacing_um(ome_xml: str, index: int) -> dict[str, float]:
     return spacing
 
 
+@contextmanager
+def open_zarr(path: Source, scene: int | str | None) -> Iterator[Stored]:
+    """A folder of OME-Zarr."""
+    from cyto_dl.data.ome_zarr import open_multiscales
+
+    if isinstance(path, FileInMemory) or not path.is_dir():
+        raise ImageError(f"{path}: an OME-Zarr is a folder. Unpack it, or give the folder.")
+    with open_multiscales(path, scene) as stored:
+        yield stored
+
+
 READERS: dict[str, Reader] = {
     ".tif": open_tiff,
     ".tiff": open_tiff,
@@ -303,4 +315,5 @@ READERS: dict[str, Reader] = {
     ".jpg": open_picture,
     ".jpeg": open_picture,
     ".npy": open_npy,
+    ".zarr": open_zarr,
 }

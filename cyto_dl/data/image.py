@@ -206,7 +206,7 @@ def _open(path: Place, scene: int | str | None) -> Iterator[Stored]:
         raise ImageError(f"{path}: there is no reader for '{suffix}'. Readable formats: {', '.join(READERS)}.")
     try:
         with nullcontext(path) if isinstance(path, FileInMemory) else localized(path) as local:
-            if isinstance(local, Path) and not local.is_file():
+            if isinstance(local, Path) and not (local.is_file() or (suffix == ".zarr" and local.is_dir())):
                 raise ImageError(f"{path}: the file does not exist.")
             with READERS[suffix](local, scene) as stored:
                 yield stored

@@ -108,7 +108,7 @@ def image_files(paths: Iterable[str]) -> list[str]:
     """
     files: list[str] = []
     for path in paths:
-        if not Path(path).is_dir():
+        if not Path(path).is_dir() or Path(path).suffix.lower() in READERS:  # an OME-Zarr is a folder
             files.append(path)
             continue
         # not hidden ones: macOS leaves a ._a.tif beside every a.tif on other systems' drives

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cyto_dl.data.image import read_image, write_image
+from cyto_dl.data.ome_zarr import write_ome_zarr
 from serving.addresses import Addresses
 from serving.limits import Limits
 from serving.model import BundleModel
@@ -77,6 +78,31 @@ def test_results_are_written_with_the_pixel_size_and_described(referring, models
     assert sorted(path.name for path in (folder / "out/a").iterdir()) == ["distance.ome.tif", "seg.ome.tif"]
 
 
+def test_an_ome_zarr_is_predicted_into_an_ome_zarr(referring, models, folder, image, dims):
+    write_ome_zarr(folder / "in/a.ome.zarr", image(dims), spacing_um=SPACING[-dims:])
+    document = {"image_uri": f"{folder}/in/a.ome.zarr", "outputs": ["distance"]}
+    answer = predict(referring, dims, **document, output_uri=f"{folder}/out", format="ome.zarr")
+    assert answer.status_code == 200, answer.text
+    (output,) = answer.json()["outputs"]
+    assert output["uri"] == f"{folder}/out/distance.ome.zarr"
+    written = read_image(output["uri"], spatial_dims=dims)
+    wanted = models[dims].predictor.predict(image(dims))["distance"]
+    np.testing.assert_array_equal(written.array, wanted)
+    assert written.spacing_um == pytest.approx(SPACING[-dims:])
+    sent = predict(referring, dims, **document)
+    np.testing.assert_array_equal(np.load(io.BytesIO(sent.content)), wanted)
+
+
+def test_an_ome_zarr_is_refused_by_its_metadata_before_its_chunks_are_read(executor, folder):
+    model = BundleModel("cells_2", make_predictor(2), executor, limits=Limits(voxels=1000))
+    server = BundleServer(executor, load=None, addresses=Addresses((str(folder),)))
+    server.register_model(model)
+    write_ome_zarr(folder / "a.ome.zarr", np.ones((1, 40, 40), np.uint8), spacing_um=None)
+    (folder / "a.ome.zarr/0/0/0/0").write_bytes(b"damaged")
+    answer = predict(server, 2, image_uri=f"{folder}/a.ome.zarr")
+    assert answer.status_code == 413, answer.text
+
+
 @pytest.mark.parametrize(
     ("document", "status", "named"),
     [
@@ -87,6 +113,10 @@ def test_results_are_written_with_the_pixel_size_and_described(referring, models
         ({"image_uri": "{}/in/a.tif", "parameters": {"overlap": 7}}, 400, "overlap"),
         ({"image_uri": "{}/in/damaged.tif"}, 400, "image_uri"),
         ({"image_uri": "{}/in/a.tif", "output_uri": 3}, 400, "output_uri"),
+        ({"image_uri": "{}/in/a.tif", "format": "jpg"}, 400, "format"),
+        ({"image_uri": "{}/in/a.tif", "format": "ome.zarr"}, 400, "format"),
+        ({"image_uri": "{}/in/no.zarr"}, 400, "image_uri"),
+        ({"image_uri": "{}/in/empty.zarr"}, 400, "image_uri"),
         ({"image_uri": "{}/out/a.tif"}, 403, "image_uri"),
         ({"image_uri": "{}/in/../secret.tif"}, 403, "image_uri"),
         ({"image_uri": "{}/in/a.tif", "output_uri": "{}/in"}, 403, "output_uri"),
@@ -94,6 +124,7 @@ def test_results_are_written_with_the_pixel_size_and_described(referring, models
 )
 def test_a_wrong_reference_is_answered_with_its_key_and_no_path(referring, folder, image, document, status, named):
     write_image(folder / "in/a.tif", image(2))
+    (folder / "in/empty.zarr").mkdir()
     (folder / "in/damaged.tif").write_bytes((folder / "in/a.tif").read_bytes()[:300])
     document = {key: each.format(folder) if isinstance(each, str) else each for key, each in document.items()}
     answer = predict(referring, 2, **document)
