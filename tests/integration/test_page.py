@@ -1,6 +1,6 @@
 """The server's page in a real browser: a dropped image, its outputs over it, and what `cyto-dl predict` gives.
 
-The command line with --endpoint is tested beside it, on the same servers. Both take some 40 s.
+The command line with --endpoint is tested beside it, on the same servers. Starting the two takes most of the time.
 """
 
 import base64
