@@ -169,7 +169,8 @@ class BundleModel(Model):
         return self._predict_images([image], heads, asked, work)[0]
 
     def metadata(self) -> dict[str, Any]:
-        """What the server tells of the model."""
+        """What the server tells of the model; over gRPC the version is in the trailing metadata only."""
+        observation().version = self.identity.version
         return describe_model(self.name, self.predictor, self.identity, self.limits)
 
     def _shared(self, work: Work) -> SharedNetwork:

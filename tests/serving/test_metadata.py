@@ -4,11 +4,13 @@ import dataclasses
 import hashlib
 
 import pytest
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelMetadataRequest
 
 from cyto_dl import __version__
 from serving.identity import Identity
 from serving.limits import Limits
 from serving.model import BundleModel
+from tests.serving.test_grpc import stub_of
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -49,7 +51,9 @@ def identified(server, models, executor):
 
 
 def test_they_tell_which_bundle_computes_and_with_what(send, identified):
-    document = send("GET", "/v2/models/identified").json()
+    response = send("GET", "/v2/models/identified")
+    assert response.headers["x-model-version"] == identified[:12]
+    document = response.json()
     told = document["parameters"]
     assert (document["platform"], document["versions"]) == ("cyto-dl_onnxruntime", [])
     assert (told["sha256"], told["version"]) == (identified, identified[:12])
@@ -57,3 +61,10 @@ def test_they_tell_which_bundle_computes_and_with_what(send, identified):
     assert (told["format_version"], told["provenance"], told["limits"]["voxels"]) == (1, {"seed": 7}, 999)
     assert document["inputs"][0]["parameters"]["spacing_um"] == [0.3, 0.2]
     assert told["request_parameters"]["spacing_um"]["default"] == [0.3, 0.2]
+
+
+def test_grpc_has_the_version_in_its_trailing_metadata(server, identified):
+    with stub_of(server) as stub:
+        metadata, call = stub.ModelMetadata.with_call(ModelMetadataRequest(name="identified"))
+    assert (metadata.platform, list(metadata.inputs[0].shape)) == ("cyto-dl_onnxruntime", [-1, 1, -1, -1])
+    assert dict(call.trailing_metadata())["x-model-version"] == identified[:12]
