@@ -1,4 +1,4 @@
-"""The file formats that CytoDL reads: one function per format, in the table `READERS`.
+"""The file formats that CytoDL reads: one function per format, in the table `READERS` (readers.py).
 
 A reader opens one scene of a file, says what its header says, and reads the planes that are asked for. To add a format,
 write such a function and enter its suffix in `READERS`; nothing else in CytoDL knows about formats.
@@ -295,25 +295,3 @@ def _ome_spacing_um(ome_xml: str, index: int) -> dict[str, float]:
         if scale is not None and size > 0:
             spacing[axis] = scale * size
     return spacing
-
-
-@contextmanager
-def open_zarr(path: Source, scene: int | str | None) -> Iterator[Stored]:
-    """A folder of OME-Zarr."""
-    from cyto_dl.data.ome_zarr import open_multiscales
-
-    if isinstance(path, FileInMemory) or not path.is_dir():
-        raise ImageError(f"{path}: an OME-Zarr is a folder. Unpack it, or give the folder.")
-    with open_multiscales(path, scene) as stored:
-        yield stored
-
-
-READERS: dict[str, Reader] = {
-    ".tif": open_tiff,
-    ".tiff": open_tiff,
-    ".png": open_picture,
-    ".jpg": open_picture,
-    ".jpeg": open_picture,
-    ".npy": open_npy,
-    ".zarr": open_zarr,
-}

@@ -12,7 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from cyto_dl.data.formats import READERS, UNKNOWN_AXIS, FileInMemory, Stored, stored_array
+from cyto_dl.data.formats import UNKNOWN_AXIS, FileInMemory, Stored, stored_array
+from cyto_dl.data.readers import READERS
 from cyto_dl.errors import ImageError, StorageError
 from cyto_dl.storage import NothingThereError, atomic_path, localized
 

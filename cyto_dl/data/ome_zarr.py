@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cyto_dl.data.formats import MICROMETRES, Stored, scene_index
+from cyto_dl.data.formats import MICROMETRES, FileInMemory, Source, Stored, scene_index
 from cyto_dl.errors import ImageError
 from cyto_dl.storage import atomic_path
 
@@ -33,7 +33,7 @@ _UNITS = {"angstrom": 1e-4, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 
 
 
 @contextmanager
-def open_multiscales(path: Path, scene: int | str | None) -> Iterator[Stored]:
+def open_zarr(path: Source, scene: int | str | None) -> Iterator[Stored]:
     """One image of an OME-Zarr folder.
 
     Raises:
@@ -41,6 +41,8 @@ def open_multiscales(path: Path, scene: int | str | None) -> Iterator[Stored]:
     """
     import zarr
 
+    if isinstance(path, FileInMemory) or not path.is_dir():
+        raise ImageError(f"{path}: an OME-Zarr is a folder. Unpack it, or give the folder.")
     try:
         group = zarr.open_group(path, mode="r")
     except FileNotFoundError as error:

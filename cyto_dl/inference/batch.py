@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from cyto_dl.data.formats import READERS
 from cyto_dl.data.image import Image, write_image
+from cyto_dl.data.readers import READERS
 from cyto_dl.errors import ConfigError, ImageError, list_problems
 from cyto_dl.storage import atomic_path
 
