@@ -15,6 +15,7 @@ def compare(
     split: str,
     minimal_gain: float,
     comparison: Output[HTML],
+    frozen_manifest: str = "",
 ) -> bool:
     """Say whether a model is better than the champion: by a paired bootstrap over the images of one split.
 
@@ -28,6 +29,9 @@ def compare(
         metric: <split>/<head>/<metric>, e.g. test/seg/dice; "" for the first metric of the model.
         split: The split that evaluate measured.
         minimal_gain: That a better model has to pass, in the metric's unit.
+
+        frozen_manifest: Table of images that both models are measured on instead, the same in every run; local or
+            s3://, with the split's rows. "" for the images of this run.
 
     Returns:
         Output: Whether the model is better.
@@ -44,4 +48,5 @@ def compare(
         split=split,
         minimal_gain=minimal_gain,
         report_path=comparison.path,
+        frozen_manifest=frozen_manifest,
     )

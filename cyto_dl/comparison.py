@@ -122,13 +122,9 @@ def compare_with_bundle(
         ConfigError: There is no such metric of single images, or its direction is unknown.
         ManifestError: The manifest has other images than those that were measured.
     """
-    from cyto_dl.eval import evaluate_checkpoint
-
     column = _column(images, metric, split)
     higher_is_better = _higher_is_better(config, bundle, column)
-    with tempfile.TemporaryDirectory(prefix="cyto-dl-champion-") as folder:
-        evaluate_checkpoint(bundle, output_dir=folder, split=split, config=config, manifest=manifest)
-        its_images = read_images(Path(folder) / "images.csv")
+    its_images = measure_images(bundle, manifest=manifest, split=split, config=config)
     if images["path"].tolist() != its_images["path"].tolist():
         raise ManifestError(
             f"{manifest}: its split '{split}' has other images than those that the candidate was measured on. "
@@ -146,6 +142,28 @@ def compare_with_bundle(
     table = {"path": images["path"], "candidate": of_candidate, "champion": of_champion}
     gains = (of_candidate - of_champion) * _sign(higher_is_better)
     return replace(comparison, metric=f"{split}/{column}", images=pd.DataFrame({**table, "gain": gains}))
+
+
+def measure_images(
+    run_dir_or_bundle: str | Path,
+    *,
+    manifest: str | PathLike[str],
+    split: str,
+    config: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """The table of the images of one split, measured with a model.
+
+    Args:
+        run_dir_or_bundle: The model.
+        manifest: With the columns that the experiment names.
+        split: Of the manifest.
+        config: The experiment that says how targets are read and measured; a run has its own.
+    """
+    from cyto_dl.eval import evaluate_checkpoint
+
+    with tempfile.TemporaryDirectory(prefix="cyto-dl-measured-") as folder:
+        evaluate_checkpoint(run_dir_or_bundle, output_dir=folder, split=split, config=config, manifest=manifest)
+        return read_images(Path(folder) / "images.csv")
 
 
 def read_images(path: str | PathLike[str]) -> pd.DataFrame:

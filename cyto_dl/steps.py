@@ -162,6 +162,7 @@ def compare_step(
     split: str,
     minimal_gain: float,
     report_path: str,
+    frozen_manifest: str = "",
 ) -> bool:
     """Whether a model is better than the champion of `model_name`, measured on the same images.
 
@@ -177,9 +178,10 @@ def compare_step(
         split: That the candidate was measured on.
         minimal_gain: In the metric's unit.
         report_path: Receives the page.
+        frozen_manifest: Images that both are measured on instead, the same in every run; "" for those of the candidate.
     """
     quiet_libraries()
-    from cyto_dl.comparison import compare_with_bundle, read_images
+    from cyto_dl.comparison import compare_with_bundle, measure_images, read_images
     from cyto_dl.evaluation.comparison_page import write_comparison
     from cyto_dl.registry import download_bundle, find_champion
 
@@ -196,14 +198,17 @@ def compare_step(
         logger.warning("%s", reason)
         write_comparison(None, report_path, name=model_name, champion=champion.uri, reason=reason)
         return False
-    logger.info("measuring the champion, %s, on the images of the split '%s'", champion.uri, split)
+    manifest = frozen_manifest or str(Path(dataset_dir) / MANIFEST)
+    logger.info("measuring the champion, %s, on the images of the split '%s' of %s", champion.uri, split, manifest)
+    if frozen_manifest:
+        images = measure_images(model_dir, manifest=manifest, split=split)
     config = yaml.safe_load((Path(model_dir) / "config.yaml").read_text())
     with tempfile.TemporaryDirectory(prefix="cyto-dl-champion-") as folder:
         comparison = compare_with_bundle(
             images,
             download_bundle(champion, folder, tracking_uri=tracking_uri),
             config,
-            manifest=str(Path(dataset_dir) / MANIFEST),
+            manifest=manifest,
             split=split,
             metric=metric,
             minimal_gain=float(minimal_gain),

@@ -43,6 +43,7 @@ def training(
     evaluation_split: str = "test",
     model_name: str = "",
     comparison_metric: str = "",
+    comparison_manifest: str = "",
     minimal_gain: float = 0.0,
     deploy_target: str = "",
     canary_percent: int = 100,
@@ -80,6 +81,8 @@ def training(
             register nothing.
         comparison_metric: Metric that decides, <split>/<head>/<metric>, e.g. test/seg/dice; "" for the first that the
             model has.
+        comparison_manifest: Table of the images that candidate and champion are compared on, the same for every run; ""
+            for those of the split evaluation_split of this run, which another manifest changes.
         minimal_gain: That the lower 95 % bound of the gain has to pass, in the metric's unit.
         deploy_target: namespace/name of the InferenceService that serves a better model; "" for none. Needs model_name.
         canary_percent: Share of the requests that the new model gets there, 1 to 100.
@@ -148,6 +151,7 @@ def training(
                 images=evaluated.outputs["images"],
                 model_name=model_name,
                 metric=comparison_metric,
+                frozen_manifest=comparison_manifest,
                 split=evaluation_split,
                 minimal_gain=minimal_gain,
             ).set_display_name("Compare")

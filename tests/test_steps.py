@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from mlflow.tracking import MlflowClient
@@ -145,7 +146,8 @@ def test_the_first_model_becomes_the_champion_without_torch(tmp_path, tracking_u
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_the_steps_hand_their_folders_on(manifest_folder, tmp_path, spatial_dims, tracking_uri, monkeypatch):
+def test_the_steps_hand_their_folders_on(manifest_folder, tmp_path, spatial_dims, tracking_uri, monkeypatch, caplog):
+    caplog.set_level("INFO")
     dataset, model, bundle = (str(tmp_path / name) for name in ("dataset", "model", "bundle"))
     described = {"source_col": "raw", "target_cols": ["seg"], "spatial_dims": spatial_dims, "num_channels": 1}
     patch = {2: "[32,32]", 3: "[8,16,16]"}[spatial_dims]
@@ -184,6 +186,11 @@ def test_the_steps_hand_their_folders_on(manifest_folder, tmp_path, spatial_dims
     assert uri == f"models:/steps {spatial_dims}/1"
     assert not compare_step(dataset, model, made["images_path"], **settings)  # the champion against itself
     assert f"models:/steps {spatial_dims}/1" in page.read_text() and "The candidate is not better" in page.read_text()
+    frozen = tmp_path / f"blobs_{spatial_dims}d" / "frozen.csv"
+    table = pd.read_csv(frozen.with_name("manifest.csv"))
+    table.assign(split="test").to_csv(frozen, index=False)
+    assert not compare_step(dataset, model, made["images_path"], **settings, frozen_manifest=str(frozen))
+    assert f"{len(table)} images" in caplog.text and str(frozen) in caplog.text
     Path(made["images_path"]).write_text("path\n")
     assert not compare_step(dataset, model, made["images_path"], **settings)  # nobody measured the candidate
     assert "has a target" in page.read_text()

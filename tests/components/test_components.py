@@ -189,6 +189,7 @@ def test_compare_returns_the_answer_under_the_name_that_conditions_read(step, ar
     dataset, model = artifact(dsl.Dataset, "dataset"), artifact(dsl.Model, "model")
     images = artifact(dsl.Dataset, "images")
     settings = {"model_name": "nuclei", "metric": "test/seg/dice", "split": "test", "minimal_gain": 0.01}
+    settings["frozen_manifest"] = "s3://images/frozen.csv"
     page = artifact(dsl.HTML, "comparison")
     assert compare.python_func(dataset=dataset, model=model, images=images, comparison=page, **settings) is answer
     paths = {"dataset_dir": dataset.path, "model_dir": model.path, "images_path": images.path}
