@@ -11,10 +11,10 @@ the pixels changed sides (docs/lab-notebook.md).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from torch import Tensor
 
 from cyto_dl.bundle.format import ONNX
 from cyto_dl.errors import BundleError, ConfigError
+
+if TYPE_CHECKING:
+    import openvino
 
 ENGINES = ("torch", "onnxruntime", "openvino", "openvino-bf16")
 AUTO = "auto"  # the fastest that agrees
@@ -164,7 +167,7 @@ def _start_openvino(path: Path, *, precision: str) -> _Run:
         raise ConfigError(
             "engine openvino is not installed: pip install 'cyto-dl[openvino]', or choose torch or onnxruntime."
         ) from error
-    core = openvino.Core()
+    core = _only_one(openvino.Core)
     if precision.upper() not in {"F32", *core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")}:
         raise ConfigError(f"this processor does not compute in {precision}: choose engine openvino.")
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
@@ -175,3 +178,14 @@ def _start_openvino(path: Path, *, precision: str) -> _Run:
         return [outputs[head] for head in heads]
 
     return run
+
+
+@cache
+def _only_one(core: type["openvino.Core"]) -> "openvino.Core":
+    """The core of this process.
+
+    A core gives the thread that makes it another stack for its signal handlers, and takes it back when it goes. Of two
+    cores that overlap, the last one to go leaves a stack that is no longer there, and the next signal (a child that
+    ends, SIGTERM) ends the process with a segmentation fault (OpenVINO 2026.4).
+    """
+    return core()

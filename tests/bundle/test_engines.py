@@ -1,5 +1,6 @@
 """Other engines give torch's predictions, within what rounding in another order makes of them."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -156,3 +157,24 @@ def test_an_engine_that_the_bundle_refuses_is_not_loaded(bundle):
     with_measured(bundle, {"openvino": {"speed": 1.5, "refused": "logits differ from torch by up to 0.3"}})
     with pytest.raises(BundleError, match=r"refuses engine openvino: logits differ from torch by up to 0\.3"):
         load_bundle(bundle, engine="openvino")
+
+
+_SIGNAL_AFTER_ENGINES = """
+import faulthandler, gc, pathlib, signal, sys
+from cyto_dl.bundle.engines import start_engine
+
+faulthandler.enable()  # as pytest does: the stack for handlers that a core replaces
+signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))
+path, *heads = sys.argv[1:]
+networks = [start_engine("openvino", pathlib.Path(path), heads) for _ in range(2)]
+while networks:
+    networks.pop(0)
+    gc.collect()
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_process_handles_signals_after_its_engines_are_gone(exported):
+    command = [sys.executable, "-c", _SIGNAL_AFTER_ENGINES, exported / "model.onnx", "seg", "dist"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
