@@ -17,8 +17,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from cyto_dl.errors import ConfigError, CytoDLError
-from serving.logs import configure_logging
 from serving.settings import Settings, parse_arguments
+from serving.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
     from serving.server import BundleServer

@@ -12,13 +12,13 @@ from cyto_dl.errors import ConfigError
 from cyto_dl.inference import Predictor
 from cyto_dl.processors import num_processors
 from serving.access import Access, read_tokens
-from serving.addresses import Addresses, read_prefixes
 from serving.executor import Executor
 from serving.identity import Identity, identify
-from serving.job_queue import JobQueue
-from serving.jobs import JobFolder
+from serving.jobs.folder import JobFolder
+from serving.jobs.queue import JobQueue
 from serving.limits import MIB, Limits
 from serving.model import BundleModel
+from serving.references.addresses import Addresses, read_prefixes
 from serving.server import BundleServer
 from serving.settings import Settings
 

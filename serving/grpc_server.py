@@ -21,7 +21,7 @@ from serving.access import Access
 from serving.errors import Busy, Stalled, answer_to
 from serving.executor import Executor
 from serving.limits import RETRY_AFTER_S, Buffered, Limits
-from serving.observation import Listener, Observation, begin, end, request_id
+from serving.telemetry.observation import Listener, Observation, begin, end, request_id
 
 Servicer = Callable[[Any, ServicerContext], Awaitable[Any]]
 

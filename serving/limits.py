@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import Busy, Stalled, TooLarge, answer_to
-from serving.observation import observation
+from serving.telemetry.observation import observation
 
 MIB = 2**20
 RETRY_AFTER_S = 5  # an upload that holds memory is over by then, or a prediction

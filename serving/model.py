@@ -19,16 +19,16 @@ from cyto_dl.errors import ConfigError, ImageError
 from cyto_dl.inference import Predictor
 from cyto_dl.inference.parameters import with_parameters
 from cyto_dl.model.utils.postprocessing import gives_labels
-from serving.drift import Training, judge
 from serving.errors import ServerFault
 from serving.executor import CountedWindow, Executor, SharedNetwork, Work
 from serving.identity import UNKNOWN, Identity
 from serving.limits import DEFAULTS, Limits
-from serving.metadata import describe_model
-from serving.observation import observation
-from serving.parameters import Asked
-from serving.requests import ImageRequest, Payload, read_request
-from serving.responses import Predictions, write_response
+from serving.messages.metadata import describe_model
+from serving.messages.parameters import Asked
+from serving.messages.requests import ImageRequest, Payload, read_request
+from serving.messages.responses import Predictions, write_response
+from serving.telemetry.drift import Training, judge
+from serving.telemetry.observation import observation
 
 logger = logging.getLogger(__name__)
 

@@ -16,20 +16,20 @@ from kserve import ModelRepository
 from kserve.protocol.grpc.servicer import InferenceServicer
 
 from serving.access import EVERYBODY, Access
-from serving.addresses import NOWHERE, Addresses
-from serving.dataplane import ImageDataPlane
 from serving.executor import Executor
 from serving.grpc_server import CallGuard, GrpcServer
-from serving.http_protocol import BoundedHead
-from serving.job_queue import JobQueue, computing
-from serving.job_routes import add_job_routes
+from serving.jobs.queue import JobQueue, computing
 from serving.limits import DEFAULTS, Buffered, Limits
-from serving.metrics import Metrics
+from serving.messages.dataplane import ImageDataPlane
 from serving.model import BundleModel
-from serving.page import add_page
+from serving.references.addresses import NOWHERE, Addresses
 from serving.repository import Load, Repository
-from serving.rest_server import add_kserves_routes, build_application
-from serving.routes import add_routes
+from serving.rest.application import add_kserves_routes, build_application
+from serving.rest.http_protocol import BoundedHead
+from serving.rest.job_routes import add_job_routes
+from serving.rest.page import add_page
+from serving.rest.routes import add_routes
+from serving.telemetry.metrics import Metrics
 
 
 class BundleServer:
@@ -90,7 +90,7 @@ class BundleServer:
             host="0.0.0.0",
             port=http_port,
             http=BoundedHead,
-            log_config=None,  # serving.logs has set it up
+            log_config=None,  # serving.telemetry.logs has set it up
             access_log=False,  # every request has a line of ours
             server_header=False,
             timeout_graceful_shutdown=self.limits.timeout_s,  # no request is longer

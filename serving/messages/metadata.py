@@ -11,11 +11,11 @@ from kserve.utils.numpy_codec import from_np_dtype
 
 from cyto_dl import __version__
 from cyto_dl.inference import InputSpec, Predictor
-from serving.axes import accepted_axes, full_axes
 from serving.identity import Identity
 from serving.limits import Limits
-from serving.parameters import offered_parameters
-from serving.requests import DATATYPES
+from serving.messages.axes import accepted_axes, full_axes
+from serving.messages.parameters import offered_parameters
+from serving.messages.requests import DATATYPES
 
 _OF_A_TENSOR = ("name", "datatype", "shape")
 

@@ -16,12 +16,12 @@ from grpc_interceptor.exceptions import FailedPrecondition
 from kserve.constants.constants import PredictorProtocol
 from kserve.errors import InvalidInput, ModelNotReady
 
-from serving.dataplane import ImageDataPlane
 from serving.errors import Closed
-from serving.files import FileBody
-from serving.job_queue import JobQueue
-from serving.jobs import SUCCEEDED, Job
-from serving.media_types import TIFF
+from serving.jobs.folder import SUCCEEDED, Job
+from serving.jobs.queue import JobQueue
+from serving.messages.dataplane import ImageDataPlane
+from serving.messages.files import FileBody
+from serving.messages.media_types import TIFF
 from serving.model import BundleModel
 
 

@@ -21,11 +21,11 @@ from cyto_dl.data.formats import BEGINNINGS, FileInMemory, TooManyValuesError
 from cyto_dl.data.image import Image, select_array
 from cyto_dl.errors import ImageError
 from cyto_dl.inference import Predictor
-from serving.axes import axes_of, in_order
 from serving.errors import TooLarge
 from serving.limits import Limits
-from serving.parameters import Asked
-from serving.values import check_values
+from serving.messages.axes import axes_of, in_order
+from serving.messages.parameters import Asked
+from serving.messages.values import check_values
 
 NPY_MAGIC = b"\x93NUMPY"
 FILE_BEGINNINGS = (NPY_MAGIC, *BEGINNINGS)

@@ -19,9 +19,9 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from kserve.errors import InvalidInput, ModelNotReady
 
-from serving.dataplane import ImageDataPlane
-from serving.files import FILE_BEGINNINGS, FileBody
-from serving.media_types import NPY
+from serving.messages.dataplane import ImageDataPlane
+from serving.messages.files import FILE_BEGINNINGS, FileBody
+from serving.messages.media_types import NPY
 
 _PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 _MOST_READERS = 2  # files that are decoded at once; it takes as much memory as predicting them

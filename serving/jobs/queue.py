@@ -25,16 +25,16 @@ from kserve import ModelRepository
 from kserve.errors import InvalidInput
 
 from cyto_dl.data.image import Image
-from serving.addresses import Addresses
 from serving.errors import Busy, Gone, answer_to
 from serving.executor import Work
-from serving.files import read_file
-from serving.jobs import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, UNFINISHED, Job, JobFolder, new_job
+from serving.jobs.folder import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, UNFINISHED, Job, JobFolder, new_job
 from serving.limits import Limits
+from serving.messages.files import read_file
+from serving.messages.parameters import Asked, read_asked
+from serving.messages.requests import choose_heads
 from serving.model import BundleModel
-from serving.parameters import Asked, read_asked
-from serving.references import KEYS, read_format, read_image_at, write_results
-from serving.requests import choose_heads
+from serving.references.addresses import Addresses
+from serving.references.transfer import KEYS, read_format, read_image_at, write_results
 
 logger = logging.getLogger(__name__)
 

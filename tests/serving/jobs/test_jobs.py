@@ -12,12 +12,12 @@ import pytest
 
 from cyto_dl.data.image import read_image, write_image
 from cyto_dl.errors import ConfigError
-from serving.addresses import Addresses
 from serving.executor import Executor
-from serving.job_queue import MAX_STARTS, JobQueue, computing
-from serving.jobs import QUEUED, RUNNING, JobFolder, new_job
+from serving.jobs.folder import QUEUED, RUNNING, JobFolder, new_job
+from serving.jobs.queue import MAX_STARTS, JobQueue, computing
 from serving.limits import DEFAULTS
 from serving.model import BundleModel
+from serving.references.addresses import Addresses
 from serving.server import BundleServer
 from tests.serving.conftest import ask, client_of, make_predictor
 from tests.serving.wire import npy

@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from serving.executor import Executor
 from serving.limits import Buffered
-from serving.observation import Observation
+from serving.telemetry.observation import Observation
 
 # Seconds. A small image on a GPU takes 20 ms, a volume on a CPU minutes.
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, float("inf"))

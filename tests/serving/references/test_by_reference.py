@@ -7,9 +7,9 @@ import pytest
 
 from cyto_dl.data.image import read_image, write_image
 from cyto_dl.data.ome_zarr import write_ome_zarr
-from serving.addresses import Addresses
 from serving.limits import Limits
 from serving.model import BundleModel
+from serving.references.addresses import Addresses
 from serving.server import BundleServer
 from tests.serving.conftest import ask, make_predictor
 from tests.serving.wire import npy

@@ -17,13 +17,13 @@ from fastapi.responses import JSONResponse
 from kserve.constants.constants import PredictorProtocol
 from kserve.errors import InvalidInput, ModelNotReady
 
-from serving import openapi
-from serving.addresses import Addresses
-from serving.by_reference import answer_reference
-from serving.dataplane import ImageDataPlane
 from serving.errors import Gone
 from serving.executor import Executor
-from serving.files import FileBody
+from serving.messages.dataplane import ImageDataPlane
+from serving.messages.files import FileBody
+from serving.references.addresses import Addresses
+from serving.references.by_reference import answer_reference
+from serving.rest import openapi
 
 Result = TypeVar("Result")
 

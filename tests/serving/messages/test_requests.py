@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from kserve import InferInput, InferRequest
 from kserve.errors import InvalidInput
 
-from serving.dataplane import decode_tensors
-from serving.files import FileBody
-from serving.requests import read_request
+from serving.messages.dataplane import decode_tensors
+from serving.messages.files import FileBody
+from serving.messages.requests import read_request
 from tests.serving.probes import GOOD, changed
 from tests.serving.wire import LENGTH, binary_request, npy
 

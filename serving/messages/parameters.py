@@ -15,8 +15,8 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2 import InferParameter
 from cyto_dl.errors import ConfigError
 from cyto_dl.inference import Predictor
 from cyto_dl.inference.parameters import Parameter, parameters_of, read_parameters
-from serving.axes import accepted_axes
 from serving.limits import Limits
+from serving.messages.axes import accepted_axes
 
 _OF_THE_PROTOCOL = ("binary_data_output",)  # read where the answer is written
 _LARGEST_PIXEL_UM = 1e6

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from cyto_dl.errors import ImageError
-from serving.logs import JsonFormatter, TextFormatter, configure_logging, without_uvicorns_own
+from serving.telemetry.logs import JsonFormatter, TextFormatter, configure_logging, without_uvicorns_own
 
 
 def record_of(message, error=None, **extra):

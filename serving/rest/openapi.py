@@ -5,8 +5,8 @@ The routes read bodies themselves, without a copy, so FastAPI cannot tell what i
 
 from typing import Any
 
-from serving.media_types import JSON, NPY
-from serving.requests import DATATYPES
+from serving.messages.media_types import JSON, NPY
+from serving.messages.requests import DATATYPES
 
 _BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _TEXTS = {"type": "array", "items": {"type": "string"}}

@@ -2,8 +2,8 @@ import pytest
 from kserve.errors import InvalidInput
 
 from cyto_dl.errors import ConfigError
-from serving.addresses import NOWHERE, Addresses, read_prefixes
 from serving.errors import Closed
+from serving.references.addresses import NOWHERE, Addresses, read_prefixes
 
 
 @pytest.fixture

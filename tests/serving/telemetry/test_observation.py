@@ -14,7 +14,7 @@ from serving.limits import Limits
 from serving.model import BundleModel
 from serving.server import BundleServer
 from tests.serving.conftest import ask, make_predictor
-from tests.serving.test_drift import document_of, field
+from tests.serving.telemetry.test_drift import document_of, field
 from tests.serving.test_grpc import request, stub_of
 from tests.serving.wire import binary_request, npy
 

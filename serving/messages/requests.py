@@ -2,11 +2,11 @@
 
     V2 tensor   [N, C, (Z), Y, X], named as the bundle's input; `outputs` names the heads     ─┐
     V1 JSON     {"instances": [image, ...], "outputs": ["head", ...]}, images as nested lists  ├─> ImageRequest
-    V1 file     .npy, TIFF, PNG (`serving.files`); the header X-Outputs: head,head             ─┘
+    V1 file     .npy, TIFF, PNG (`serving.messages.files`); the header X-Outputs: head,head    ─┘
 
 An image is C (Z) Y X with the numbers that the camera gave; normalisation is the bundle's. Without a choice of heads
-all are computed. `serving.axes` says which other orders are taken, `serving.parameters` what may be asked beside, and
-`serving.responses` what each of the three gets back. Everything is checked before the image waits for its turn.
+all are computed. `axes` says which other orders are taken, `parameters` what may be asked beside, and
+`responses` what each of the three gets back. Everything is checked before the image waits for its turn.
 """
 
 import math
@@ -21,12 +21,12 @@ from kserve.utils.numpy_codec import to_np_dtype
 
 from cyto_dl.data.image import Image
 from cyto_dl.inference import InputSpec, Predictor
-from serving.axes import accepted_axes, axes_of, in_order, in_words
-from serving.files import FileBody, read_file
 from serving.limits import DEFAULTS, Limits
-from serving.media_types import choose_media_type
-from serving.parameters import Asked, read_asked
-from serving.values import as_dtype, check_values, to_array
+from serving.messages.axes import accepted_axes, axes_of, in_order, in_words
+from serving.messages.files import FileBody, read_file
+from serving.messages.media_types import choose_media_type
+from serving.messages.parameters import Asked, read_asked
+from serving.messages.values import as_dtype, check_values, to_array
 
 # What cameras and readers give. 64-bit integers and booleans are not intensities.
 DATATYPES = ("UINT8", "UINT16", "UINT32", "INT8", "INT16", "INT32", "FP16", "FP32", "FP64")

@@ -4,9 +4,9 @@
 
     address -> allowed? -> how large is the file? -> its bytes -> read as if they had been sent -> predict -> write
 
-A file at an address is read by the code that reads one in a body (`serving.files`): the result is the same. Without
-`output_uri` the answer is the one to a file in a body. With it, the folder gets one file per head, each whole or not
-at all; what has its name is replaced.
+A file at an address is read by the code that reads one in a body (`serving.messages.files`): the result is the same.
+Without `output_uri` the answer is the one to a file in a body. With it, the folder gets one file per head, each whole
+or not at all; what has its name is replaced.
 """
 
 import tempfile
@@ -24,12 +24,12 @@ from cyto_dl.errors import ImageError, StorageError
 from cyto_dl.inference import Predictor
 from cyto_dl.inference.batch import spacing_of
 from cyto_dl.storage import NothingThereError, identity, is_remote, localized, upload
-from serving.addresses import Addresses
 from serving.errors import TooLarge
-from serving.files import read_file
 from serving.limits import Limits
-from serving.parameters import Asked, read_asked
-from serving.requests import choose_heads
+from serving.messages.files import read_file
+from serving.messages.parameters import Asked, read_asked
+from serving.messages.requests import choose_heads
+from serving.references.addresses import Addresses
 
 KEYS = ("image_uri", "output_uri", "format", "outputs", "parameters")
 FORMATS = ("ome.tif", "ome.zarr")  # of results

@@ -4,7 +4,7 @@ from kserve.errors import InvalidInput
 
 from cyto_dl.data.fingerprint import PERCENTILES
 from cyto_dl.data.image import Image
-from serving.drift import Training, judge
+from serving.telemetry.drift import Training, judge
 
 
 def document_of(images, *, spacing_um=None):

@@ -16,8 +16,8 @@ from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.infer_type import RequestedOutput
 from pydantic import BaseModel, StrictInt, ValidationError
 
-from serving.files import FILE_BEGINNINGS, NPY_MAGIC, FileBody
-from serving.metadata import without_parameters
+from serving.messages.files import FILE_BEGINNINGS, NPY_MAGIC, FileBody
+from serving.messages.metadata import without_parameters
 
 # What people send instead, by how it begins.
 _BEGINNINGS = {

@@ -4,7 +4,7 @@ V2 REST    one tensor per head, [N, C, (Z), Y, X]; as JSON, or binary where `bin
            `binary_data_output` (of the request) is true
 V2 gRPC    the same, always in raw_output_contents
 V1 JSON    {"predictions": [{head: nested list}, ...]}
-V1 file    a file: `serving.media_types`
+V1 file    a file: `serving.messages.media_types`
 
 Binary labels (V2 REST, .npy) are sent as gzip to clients that take it: they shrink to a few hundredths.
 """
@@ -23,9 +23,9 @@ from kserve.utils.numpy_codec import from_np_dtype
 
 from cyto_dl.data.image import Image
 from cyto_dl.inference.batch import spacing_of
-from serving.files import FileBody
-from serving.media_types import JSON, NPY, write_file
-from serving.requests import ImageRequest
+from serving.messages.files import FileBody
+from serving.messages.media_types import JSON, NPY, write_file
+from serving.messages.requests import ImageRequest
 
 Predictions = list[dict[str, np.ndarray]]  # per image: head -> C (Z) Y X
 Answer = tuple[InferResponse | bytes, dict[str, str]]

@@ -8,7 +8,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from serving.observation import observation
+from serving.telemetry.observation import observation
 
 # What uvicorn says between "loaded" and "running", and on its way down, is about itself.
 _ABOUT_UVICORN = (

@@ -11,15 +11,15 @@ from typing import Any
 import orjson
 
 from cyto_dl.data.image import Image
-from serving.addresses import Addresses
 from serving.executor import Work
-from serving.files import FileBody
-from serving.media_types import JSON, choose_media_type
+from serving.messages.files import FileBody
+from serving.messages.media_types import JSON, choose_media_type
+from serving.messages.requests import ImageRequest
+from serving.messages.responses import write_response
 from serving.model import BundleModel
-from serving.observation import observation
-from serving.references import Reference, read_image_at, read_reference, write_results
-from serving.requests import ImageRequest
-from serving.responses import write_response
+from serving.references.addresses import Addresses
+from serving.references.transfer import Reference, read_image_at, read_reference, write_results
+from serving.telemetry.observation import observation
 
 Answer = tuple[bytes, dict[str, str]]
 

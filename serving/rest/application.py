@@ -17,12 +17,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.access import Access, TokenCheck
-from serving.dataplane import ImageDataPlane
 from serving.errors import ANSWERED, answer_to
 from serving.limits import BodyLimit, Buffered, Limits, refuse
-from serving.metrics import Metrics
-from serving.observation import Listener, Observation, begin, end, observation, request_id
+from serving.messages.dataplane import ImageDataPlane
 from serving.repository import Repository
+from serving.telemetry.metrics import Metrics
+from serving.telemetry.observation import Listener, Observation, begin, end, observation, request_id
 
 _PREDICTION = re.compile(r"/(?:v1/models/(?P<v1>[^/]+):predict|v2/models/(?P<v2>[^/]+)/infer)")
 _ASKED_WITH = ["authorization", "content-type", "inference-header-content-length", "x-outputs", "x-request-id"]

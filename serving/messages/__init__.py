@@ -1,0 +1,1 @@
+"""What clients send and get: bytes to checked images, heads to bytes, and the metadata that describe both."""

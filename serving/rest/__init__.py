@@ -1,0 +1,1 @@
+"""HTTP: the application around the routes, the routes, their document, and the page at /."""
