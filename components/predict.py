@@ -24,7 +24,7 @@ def predict(
         shard: Name of the shard's table in it.
         bundle: Folder of the bundle, local or s3://.
         output: Receives <head>/<name>.ome.tif for each head of the model and each image, local or s3://.
-        engine: torch, onnxruntime, openvino or openvino-bf16.
+        engine: torch, torch-mixed, onnxruntime, openvino, openvino-bf16, or auto.
 
     Returns:
         table: A row an image: path, status, seconds, the file of each head, error, whether it was kept.

@@ -74,7 +74,7 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     predict.add_argument("--column", help="that column (default: the name of the bundle's input)")
     predict.add_argument("--output", default="predictions", help="folder for the images and predictions.csv")
     predict.add_argument("--device", help="cpu (default), cuda, mps")
-    predict.add_argument("--engine", help="torch (default), onnxruntime, openvino, openvino-bf16, auto")
+    predict.add_argument("--engine", help="torch (default), torch-mixed, onnxruntime, openvino, openvino-bf16, auto")
     _add_allow_target(predict)
     predict.add_argument("--endpoint", metavar="URL", help="a server instead of a bundle, as http://host:8080")
     predict.add_argument("--model", metavar="NAME", help="name of the server's model, where it has several")

@@ -97,7 +97,8 @@ def predict_step(
         shard: Name of a table in it.
         bundle: Folder of the bundle, local or s3://.
         output: Folder for the predictions, local or s3://.
-        engine: torch (on a GPU if there is one), onnxruntime, openvino, openvino-bf16, or auto.
+        engine: torch or torch-mixed (on a GPU if there is one), onnxruntime, openvino, openvino-bf16, or auto: the
+            fastest that the bundle has measured, which is what the table of predictions then names.
         table_path: Receives a row an image.
 
     Returns:
@@ -109,19 +110,21 @@ def predict_step(
 
     images = pd.read_csv(Path(plan_dir) / shard, dtype={"path": str, "stem": str}, keep_default_na=False)
     folder = localize(bundle)
+    document = read_document(folder)
+    if engine == "auto":
+        from cyto_dl.bundle.engines import choose_engine
+
+        engine = choose_engine(engine, document, _device(engine))
 
     def load() -> "Predictor":
-        import torch
-
         from cyto_dl.bundle import load_bundle
 
-        on_gpu = engine in ("torch", "auto") and torch.cuda.is_available()
-        return load_bundle(folder, engine=engine, device="cuda" if on_gpu else "cpu")
+        return load_bundle(folder, engine=engine, device=_device(engine))
 
     table = predict_resumably(
         list(zip(images["path"], images["stem"], strict=True)),
         OutputFolder(output),
-        heads=list(read_document(folder)["outputs"]),
+        heads=list(document["outputs"]),
         # the document has the hash of each of the bundle's files
         made_by={"bundle": sha256(folder / DOCUMENT), "engine": engine},
         load=load,
@@ -129,6 +132,13 @@ def predict_step(
     table.insert(0, "index", images["index"])
     _write(table, table_path)
     return _counts(table)
+
+
+def _device(engine: str) -> str:
+    """Where an engine runs: those of torch on a GPU if there is one."""
+    import torch
+
+    return "cuda" if engine in ("torch", "torch-mixed", "auto") and torch.cuda.is_available() else "cpu"
 
 
 def collect_step(table_paths: Sequence[str], output: str, *, table_path: str, metrics_path: str) -> dict[str, int]:

@@ -37,7 +37,8 @@ def batch_prediction(
             that every node sees. With that of an earlier run, images are left that are done.
         column: Column that holds the images; "" for the name of the bundle's input.
         num_shards: Into how many parts of about the same size in bytes the images are dealt; each is a pod.
-        engine: What computes: torch, onnxruntime, openvino (faster for 3-D networks) or openvino-bf16.
+        engine: What computes: torch, torch-mixed (on GPUs), onnxruntime, openvino (faster for 3-D networks),
+            openvino-bf16, or auto.
     """
     planned = plan_shards(manifest=manifest, bundle=bundle, output=output, column=column, num_shards=num_shards)
     # The keys of KFP's cache are addresses, not what lies there: a cached step would miss a changed table.

@@ -73,7 +73,8 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--repository", metavar="PATH", help="folder or s3:// prefix whose bundles may be loaded over the network"
     )
-    group.add_argument("--engine", default="torch", help="torch (default), onnxruntime, openvino, openvino-bf16, auto")
+    engines = "torch (default), torch-mixed, onnxruntime, openvino, openvino-bf16, auto"
+    group.add_argument("--engine", default="torch", help=engines)
     group.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     group.add_argument(
         "--allow-target",

@@ -1,6 +1,7 @@
 """The steps of the pipeline batch_prediction, on tiny bundles and images."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyto_dl.bundle import export_bundle
+from cyto_dl.bundle.format import read_document, write_document
 from cyto_dl.errors import ConfigError, ImageError
 from cyto_dl.prediction_steps import balanced_shards, collect_step, plan_step, predict_step
 from tests.bundle.tiny import checkpoint_of, experiment, write_images
@@ -67,6 +69,20 @@ def test_a_finished_shard_started_again_imports_no_torch(bundle, manifest, tmp_p
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["{'predicted': 0, 'kept': 2, 'failed': 0}", "[]"]
+
+
+def test_predictions_name_the_engine_that_auto_meant(bundle, manifest, tmp_path):
+    copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    document = read_document(copy)
+    document["engines"]["measured"] = {"torch": {"speed": 1.0}, "onnxruntime": {"speed": 2.0}}
+    write_document(copy, document)
+    output, plan = str(tmp_path / "out"), str(tmp_path / "plan")
+    (shard,) = plan_step(manifest, str(copy), output, column="image", num_shards=1, plan_dir=plan)
+    counts = [
+        predict_step(plan, shard, str(copy), output, engine=engine, table_path=str(tmp_path / "table"))
+        for engine in ("auto", "onnxruntime", "torch")
+    ]
+    assert [each["kept"] for each in counts] == [0, 2, 0]  # torch's would have other bits
 
 
 def test_a_run_without_a_single_prediction_fails_and_leaves_the_table(bundle, tmp_path):

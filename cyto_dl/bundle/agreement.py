@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyto_dl.bundle.engines import ENGINES, PACKAGES, start_engine
+from cyto_dl.bundle.engines import PACKAGES, start_engine
 from cyto_dl.bundle.format import ONNX
 from cyto_dl.bundle.sample import changed_part, tolerance_of
 from cyto_dl.data.image import Image
@@ -30,7 +30,7 @@ _SECONDS, _CALLS = 1.0, 5  # per engine, after the comparison; a large window ge
 
 
 def measure_engines(predictor: Predictor, folder: Path, image: Image) -> dict[str, dict[str, Any]]:
-    """What bundle.yaml records of every engine that is installed here.
+    """What bundle.yaml records of every engine that runs model.onnx and is installed here.
 
     Args:
         predictor: On the CPU, with torch.
@@ -44,9 +44,7 @@ def measure_engines(predictor: Predictor, folder: Path, image: Image) -> dict[st
     source = predictor.preprocessed(image).as_tensor()[None]
     expected, torch_s = _computed(predictor, source, predictor.network)
     found: dict[str, dict[str, Any]] = {"torch": {"version": version("torch"), "speed": 1.0}}
-    for engine in ENGINES:
-        if engine == "torch":
-            continue
+    for engine in PACKAGES:
         try:
             network = start_engine(engine, folder / ONNX, list(predictor.outputs))
             logits, seconds = _computed(predictor, source, network)

@@ -1,6 +1,7 @@
-"""Engines that run a bundle's model.onnx in the place of torch, on the CPU.
+"""Engines that run a bundle's network in another way than torch in single precision, the reference.
 
-    windows -> engine(model.onnx: backbone -> heads) -> logits per head
+    windows -> engine(model.onnx: backbone -> heads) -> logits per head     on the CPU
+    windows -> torch, in half precision where that is safe -> logits        torch-mixed, for GPUs
 
 Everything around the network stays the same: preprocessing, sliding window, blending, postprocessing.
 
@@ -9,7 +10,7 @@ range. Of the nuclei that examples/bundles/nuclei finds in twelve test images, n
 the pixels changed sides (docs/lab-notebook.md).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.util import find_spec
@@ -22,11 +23,13 @@ from torch import Tensor
 
 from cyto_dl.bundle.format import ONNX
 from cyto_dl.errors import BundleError, ConfigError
+from cyto_dl.inference.predictor import HeadsNetwork
 
 if TYPE_CHECKING:
     import openvino
 
-ENGINES = ("torch", "onnxruntime", "openvino", "openvino-bf16")
+MIXED = "torch-mixed"
+ENGINES = ("torch", MIXED, "onnxruntime", "openvino", "openvino-bf16")
 AUTO = "auto"  # the fastest that agrees
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "openvino-bf16": "openvino"}
 
@@ -64,6 +67,30 @@ class EngineNetwork:
         return {head: torch.from_numpy(output) for head, output in zip(self.heads, outputs, strict=True)}
 
 
+@dataclass(frozen=True)
+class MixedPrecisionNetwork:
+    """A network of torch whose convolutions compute in half precision: float16 on a GPU, bfloat16 on a processor."""
+
+    network: HeadsNetwork
+    device: torch.device
+    engine: str = MIXED
+
+    @property
+    def heads(self) -> Iterable[str]:
+        """The names of the heads."""
+        return self.network.heads
+
+    def only(self, heads: Sequence[str]) -> "MixedPrecisionNetwork":
+        """The same network with these heads."""
+        return replace(self, network=self.network.only(heads))
+
+    def __call__(self, windows: Tensor) -> dict[str, Tensor]:
+        """Logits per head, float32."""
+        with torch.autocast(self.device.type, torch.float16 if self.device.type == "cuda" else torch.bfloat16):
+            logits = self.network(windows)
+        return {head: each.float() for head, each in logits.items()}
+
+
 def check_engine(engine: str, device: str) -> None:
     """Refuse an engine that there is not, or that does not run on this device.
 
@@ -72,8 +99,10 @@ def check_engine(engine: str, device: str) -> None:
     """
     if engine not in (*ENGINES, AUTO):
         raise ConfigError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}, {AUTO}.")
-    if engine not in ("torch", AUTO) and str(device) != "cpu":
-        raise ConfigError(f"engine {engine} runs on the CPU, not on {device}. Choose device cpu, or engine torch.")
+    if engine in PACKAGES and str(device) != "cpu":
+        raise ConfigError(
+            f"engine {engine} runs on the CPU, not on {device}. Choose device cpu, or engine torch or {MIXED}."
+        )
 
 
 def choose_engine(engine: str, document: Mapping[str, Any], device: str = "cpu") -> str:
@@ -103,11 +132,11 @@ def choose_engine(engine: str, document: Mapping[str, Any], device: str = "cpu")
 
 def engine_of(network: object) -> str:
     """Which engine computes a network."""
-    return network.engine if isinstance(network, EngineNetwork) else "torch"
+    return network.engine if isinstance(network, EngineNetwork | MixedPrecisionNetwork) else "torch"
 
 
 def load_engine(engine: str, folder: Path, document: Mapping[str, Any]) -> EngineNetwork:
-    """The network of a bundle on an engine other than torch, with as many threads as torch has.
+    """The network of a bundle on an engine that runs model.onnx, with as many threads as torch has.
 
     Raises:
         BundleError: The bundle has no network for other engines, or the engine does not take it.
@@ -123,7 +152,7 @@ def load_engine(engine: str, folder: Path, document: Mapping[str, Any]) -> Engin
 
 
 def start_engine(engine: str, path: Path, heads: Sequence[str]) -> EngineNetwork:
-    """The network in a file, on an engine other than torch.
+    """The network in a file, on one of `PACKAGES`.
 
     Raises:
         BundleError: The engine does not take it.
