@@ -32,7 +32,7 @@ def choose_best(
         comparison: Table with a row a variant: its overrides, its metrics, whether it was chosen.
         chosen: The number of the best variant, counted from 0, and its value.
     """
-    from cyto_dl.sweep_steps import choose_step
+    from cyto_dl.steps import choose_step
 
     values = choose_step(
         [each.path for each in models],

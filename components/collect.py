@@ -24,7 +24,7 @@ def collect(
         predictions: The same table.
         metrics: Numbers of images: all, predicted now, kept from an earlier run, failed.
     """
-    from cyto_dl.prediction_steps import collect_step
+    from cyto_dl.steps import collect_step
 
     counts = collect_step(
         [table.path for table in tables],

@@ -15,6 +15,6 @@ def finish(status: PipelineTaskFinalStatus, outcome: Output[HTML]) -> None:
     Returns:
         outcome: Page with the final state, what failed, the run's id, its trainings in MLflow, and where to look.
     """
-    from cyto_dl.finish_steps import finish_step
+    from cyto_dl.steps import finish_step
 
     finish_step(status.state, status.error_message or "", page_path=outcome.path)

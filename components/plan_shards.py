@@ -27,6 +27,6 @@ def plan_shards(
         plan: Folder with a table for each shard.
         Output: The names of these tables.
     """
-    from cyto_dl.prediction_steps import plan_step
+    from cyto_dl.steps import plan_step
 
     return plan_step(manifest, bundle, output, column=column, num_shards=num_shards, plan_dir=plan.path)

@@ -29,6 +29,6 @@ def predict(
     Returns:
         table: A row an image: path, status, seconds, the file of each head, error, whether it was kept.
     """
-    from cyto_dl.prediction_steps import predict_step
+    from cyto_dl.steps import predict_step
 
     predict_step(plan.path, shard, bundle, output, engine=engine, table_path=table.path)

@@ -10,9 +10,8 @@ import tifffile
 from cyto_dl.bundle import export_bundle, load_bundle
 from cyto_dl.data.image import read_image
 from cyto_dl.evaluation import NoTargetsError, evaluate
-from cyto_dl.steps import evaluate_step, export_step, prepare_step
+from cyto_dl.steps import evaluate_step, export_step, prepare_step, train_step
 from cyto_dl.train import train
-from cyto_dl.train_steps import train_step
 from tests.test_train import compose_experiment, overrides_for
 
 SHAPES = {2: (64, 64), 3: (16, 32, 32)}

@@ -20,7 +20,7 @@ import pandas as pd
 from benchmarks.results import write_result
 from cyto_dl.bundle import load_bundle
 from cyto_dl.data.image import read_image, write_image
-from cyto_dl.prediction_steps import plan_step, predict_step
+from cyto_dl.steps import plan_step, predict_step
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "examples" / "bundles" / "nuclei"

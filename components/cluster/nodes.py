@@ -1,6 +1,6 @@
 """The step `train`, in this process or on several nodes of a cluster.
 
-one node, or no cluster -> cyto_dl.train_steps -> model_dir
+one node, or no cluster -> cyto_dl.steps.train -> model_dir
 several                 -> manifest to S3 -> TrainJob -> checkpoints on S3 -> model_dir
 
 The nodes see neither the step's artifacts nor each other's disks: what they read and leave lies on S3.
@@ -16,9 +16,9 @@ from components.cluster.launcher import run_train_job
 from components.cluster.train_job import Nodes, train_job
 from cyto_dl.bundle.provenance import PIPELINE_RUN, image_name
 from cyto_dl.errors import ConfigError
-from cyto_dl.steps import MANIFEST
+from cyto_dl.steps.prepare import MANIFEST
+from cyto_dl.steps.train import checkpoints_of_run, quoted, train_step, training_words
 from cyto_dl.storage import upload
-from cyto_dl.train_steps import checkpoints_of_run, quoted, train_step, training_words
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -41,8 +41,8 @@ def train_anywhere(
     """Train on `num_nodes` nodes of the cluster that this runs in; outside of one in as many processes, on processors.
 
     Args:
-        dataset_dir, experiment, overrides, model_dir, metrics_path: As for `cyto_dl.train_steps.train_step`.
-        checkpoint_folder: As for `cyto_dl.train_steps.training_words`.
+        dataset_dir, experiment, overrides, model_dir, metrics_path: As for `cyto_dl.steps.train_step`.
+        checkpoint_folder: As for `cyto_dl.steps.train.training_words`.
         num_nodes: 1 trains in this process.
         gpus_per_node: Of several nodes.
         **described: The other arguments of `training_words`.
@@ -67,12 +67,12 @@ def train_on_nodes(
     client: "ApiClient | None" = None,
     **described: Any,
 ) -> dict[str, float]:
-    """Train as `cyto_dl.train_steps.train_step` does, on several nodes; a step that is started again finds its job.
+    """Train as `cyto_dl.steps.train_step` does, on several nodes; a step that is started again finds its job.
 
     Args:
         dataset_dir: Folder from `cyto_dl.steps.prepare_step`; its images have to be where all nodes can read them.
         experiment: E.g. "im2im/segmentation".
-        overrides: As for `cyto_dl.train_steps.training_words`.
+        overrides: As for `cyto_dl.steps.train.training_words`.
         model_dir: Becomes the run's folder.
         metrics_path: Receives the returned metrics as JSON.
         checkpoint_folder: s3://..., through which the nodes leave their result.

@@ -61,7 +61,7 @@ def test_a_body_is_one_import_and_one_call(name):
     function = ast.parse(textwrap.dedent(inspect.getsource(COMPONENTS[name].python_func))).body[0]
     imports = [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
     assert [len(node.names) for node in imports] == [1]
-    assert re.fullmatch(r"cyto_dl\.(\w+_)?steps|components\.cluster\.nodes", imports[0].module)
+    assert re.fullmatch(r"cyto_dl\.steps|components\.cluster\.nodes", imports[0].module)
     called = [node.func.id for node in ast.walk(function) if isinstance(node, ast.Call) and hasattr(node.func, "id")]
     assert [call for call in called if call != "component"] == [imports[0].names[0].name]
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "monai", "lightning"}
 NETWORK = {"train", "evaluate", "export", "predict"}  # what runs the network
-# compare loads the champion where there is one, register and prepare_data are in test_registry.py and test_steps.py
+# compare loads the champion where there is one; tests/tracking has register, tests/steps prepare_data
 LIGHT = sorted({path.stem for path in (ROOT / "components").glob("*.py")} - NETWORK - {"__init__", "image"})
 
 
@@ -43,8 +43,7 @@ def test_planning_collecting_and_choosing_load_no_network(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "metrics.json").write_text('{"valid/seg/dice": 0.5}')
     code = f"""
-from cyto_dl.prediction_steps import collect_step, plan_step
-from cyto_dl.sweep_steps import choose_step
+from cyto_dl.steps import choose_step, collect_step, plan_step
 
 bundle = {str(ROOT / "examples/bundles/nuclei")!r}
 assert len(plan_step("manifest.csv", bundle, "out", num_shards=2, plan_dir="plan")) == 2

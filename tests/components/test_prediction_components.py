@@ -25,7 +25,7 @@ def test_the_names_of_the_shards_are_the_output_that_a_loop_can_go_through(artif
     arguments = {"manifest": "m.csv", "bundle": "b", "output": "o", "column": "raw", "num_shards": 3}
     plan, call = artifact(dsl.Dataset, "plan"), {}
     monkeypatch.setattr(
-        "cyto_dl.prediction_steps.plan_step",
+        "cyto_dl.steps.plan_step",
         lambda *given, **named: call.update(given=given, **named) or ["shard-0000.csv"],
     )
     assert plan_shards.python_func(**arguments, plan=plan) == ["shard-0000.csv"]
@@ -35,9 +35,7 @@ def test_the_names_of_the_shards_are_the_output_that_a_loop_can_go_through(artif
 
 def test_predict_passes_every_argument_on(artifact, monkeypatch):
     call: dict[str, Any] = {}
-    monkeypatch.setattr(
-        "cyto_dl.prediction_steps.predict_step", lambda *given, **named: call.update(given=given, **named)
-    )
+    monkeypatch.setattr("cyto_dl.steps.predict_step", lambda *given, **named: call.update(given=given, **named))
     plan, table = artifact(dsl.Dataset, "plan"), artifact(dsl.Dataset, "table")
     predict.python_func(plan=plan, shard="s.csv", bundle="b", output="o", engine="torch", table=table)
     assert call == {"given": (plan.path, "s.csv", "b", "o"), "engine": "torch", "table_path": table.path}
@@ -47,7 +45,7 @@ def test_collect_logs_the_counts(artifact, monkeypatch):
     call: dict[str, Any] = {}
     counts = {"images": 3, "predicted": 2, "kept": 0, "failed": 1}
     monkeypatch.setattr(
-        "cyto_dl.prediction_steps.collect_step",
+        "cyto_dl.steps.collect_step",
         lambda *given, **named: call.update(given=given, **named) or counts,
     )
     tables = [artifact(dsl.Dataset, name) for name in ("a", "b")]

@@ -15,7 +15,7 @@ from cyto_dl.bundle import export_bundle
 from cyto_dl.bundle.checkpoint import read_checkpoint
 from cyto_dl.data.image import write_image
 from cyto_dl.errors import StorageError
-from cyto_dl.prediction_steps import collect_step, plan_step, predict_step
+from cyto_dl.steps import collect_step, plan_step, predict_step
 from tests.bundle.tiny import SHAPE, checkpoint_of, experiment, write_images
 from tests.integration.process import environment, run
 from tests.integration.test_s3 import upload

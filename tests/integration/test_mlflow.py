@@ -18,7 +18,7 @@ from cyto_dl.bundle import export, export_bundle, load_bundle
 from cyto_dl.bundle.provenance import git_commit
 from cyto_dl.config import compose_experiment
 from cyto_dl.errors import StorageError
-from cyto_dl.registry import find_champion, promote, register_bundle
+from cyto_dl.tracking import find_champion, promote, register_bundle
 from cyto_dl.train import train
 from tests.bundle.tiny import checkpoint_of, experiment, write_images
 from tests.integration.mlflow_server import mlflow_server

@@ -12,7 +12,7 @@ from tests.integration.process import run
 pytestmark = pytest.mark.integration
 
 # Lightning starts the second process with the command of the first: here a file, in a pipeline KFP's executor.
-SCRIPT = "import json, sys\nfrom cyto_dl.train_steps import train_step\ntrain_step(**json.loads(sys.argv[1]))\n"
+SCRIPT = "import json, sys\nfrom cyto_dl.steps.train import train_step\ntrain_step(**json.loads(sys.argv[1]))\n"
 OVERRIDES = [
     "data.patch_shape=[32,32]",
     "data.patches_per_image=2",

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from cyto_dl.bundle import export_bundle
 from cyto_dl.bundle.format import read_document, write_document
 from cyto_dl.errors import ConfigError, ImageError
-from cyto_dl.prediction_steps import balanced_shards, collect_step, plan_step, predict_step
+from cyto_dl.steps.predict import balanced_shards, collect_step, plan_step, predict_step
 from tests.bundle.tiny import checkpoint_of, experiment, write_images
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["2d", "3d"])
@@ -62,7 +62,7 @@ def test_a_finished_shard_started_again_imports_no_torch(bundle, manifest, tmp_p
     (shard,) = plan_step(manifest, str(bundle), output, column="image", num_shards=1, plan_dir=plan)
     predict_step(plan, shard, str(bundle), output, table_path=str(tmp_path / "table"))
     code = (
-        "import sys; from cyto_dl.prediction_steps import plan_step, predict_step\n"
+        "import sys; from cyto_dl.steps.predict import plan_step, predict_step\n"
         f"plan_step({manifest!r}, {str(bundle)!r}, {output!r}, column='image', plan_dir={plan + '2'!r})\n"
         f"print(predict_step({plan!r}, {shard!r}, {str(bundle)!r}, {output!r}, table_path={str(tmp_path / 't')!r}))\n"
         "print([name for name in ('torch', 'monai', 'mlflow') if name in sys.modules])\n"

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from cyto_dl.errors import StorageError
-from cyto_dl.outbox import Outbox
+from cyto_dl.tracking.outbox import Outbox
 
 PATIENCE_S = 60  # attempts begin a second apart; a busy machine takes longer
 

@@ -16,11 +16,11 @@ from cyto_dl.bundle import export, export_bundle, load_bundle
 from cyto_dl.bundle.format import write_document
 from cyto_dl.data.image import read_image
 from cyto_dl.errors import BundleError, StorageError
-from cyto_dl.registry import Version, download_bundle, find_champion, promote, register_bundle
 from cyto_dl.storage import sha256
+from cyto_dl.tracking import Version, download_bundle, find_champion, promote, register_bundle
 from tests.bundle.tiny import checkpoint_of, experiment, write_images
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_a_server_that_does_not_answer_is_an_error(bundle, monkeypatch):
 
 def test_registering_and_looking_for_the_champion_need_no_torch(bundle, tracking_uri):
     code = (
-        "import sys\nfrom cyto_dl.registry import find_champion, register_bundle\n"
+        "import sys\nfrom cyto_dl.tracking import find_champion, register_bundle\n"
         f"assert register_bundle({str(bundle)!r}, 'light', tracking_uri={tracking_uri!r}).number == '1'\n"
         f"assert find_champion('light', tracking_uri={tracking_uri!r}) is None\n"
         "assert 'torch' not in sys.modules\n"

@@ -15,8 +15,8 @@ import numpy as np
 
 from cyto_dl.bundle.format import DOCUMENT, SAMPLE, read_document, verify_files
 from cyto_dl.errors import BundleError
-from cyto_dl.mlflow_server import as_storage_error, check_server, make_experiment
 from cyto_dl.storage import localize, sha256
+from cyto_dl.tracking.server import as_storage_error, check_server, make_experiment
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature

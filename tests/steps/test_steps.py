@@ -18,10 +18,10 @@ from cyto_dl.steps import (
     export_step,
     prepare_step,
     register_step,
+    train_step,
 )
-from cyto_dl.train_steps import train_step
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

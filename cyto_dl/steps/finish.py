@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cyto_dl.bundle.provenance import PIPELINE_RUN
 from cyto_dl.errors import StorageError
-from cyto_dl.steps import quiet_libraries
+from cyto_dl.steps.console import quiet_libraries
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def _tag_trainings(run: str, state: str, tracking_uri: str) -> list[Training]:
     """
     from mlflow.tracking import MlflowClient
 
-    from cyto_dl.mlflow_server import call_patiently
+    from cyto_dl.tracking.server import call_patiently
 
     client = MlflowClient(tracking_uri)
     page = f"{tracking_uri.rstrip('/')}/#/experiments/{{}}/runs/{{}}" if tracking_uri.startswith("http") else ""

@@ -21,7 +21,11 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from cyto_dl.bundle.provenance import PIPELINE_RUN, RUN_FILE, git_commit, image_name
-from cyto_dl.mlflow_server import (
+from cyto_dl.newest_files import NewestFiles
+from cyto_dl.storage import atomic_path
+from cyto_dl.tracking.dataset import DATA_FOLDER, data_tags, dataset_input, fingerprint_file
+from cyto_dl.tracking.outbox import Message, Outbox
+from cyto_dl.tracking.server import (
     PATIENCE_S,
     as_storage_error,
     call_patiently,
@@ -29,15 +33,11 @@ from cyto_dl.mlflow_server import (
     make_experiment,
     outages_told_apart,
 )
-from cyto_dl.newest_files import NewestFiles
-from cyto_dl.outbox import Message, Outbox
-from cyto_dl.storage import atomic_path
-from cyto_dl.tracked_data import DATA_FOLDER, data_tags, dataset_input, fingerprint_file
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
-    from cyto_dl.system_metrics import SystemMetrics
+    from cyto_dl.tracking.system_metrics import SystemMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class MLflowLogger(MLFlowLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log numbers of one step. With the first, measuring the machine begins."""
         if self._system_metrics is None:
-            from cyto_dl.system_metrics import SystemMetrics
+            from cyto_dl.tracking.system_metrics import SystemMetrics
 
             with as_storage_error(str(self._tracking_uri)):
                 self._system_metrics = SystemMetrics(

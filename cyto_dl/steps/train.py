@@ -12,7 +12,8 @@ from typing import Any
 
 from cyto_dl.bundle.provenance import PIPELINE_RUN
 from cyto_dl.errors import ConfigError
-from cyto_dl.steps import MANIFEST, quiet_libraries, whole_numbers
+from cyto_dl.steps.console import quiet_libraries
+from cyto_dl.steps.prepare import MANIFEST, whole_numbers
 
 
 def train_step(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from cyto_dl.errors import ConfigError, ImageError, list_problems
-from cyto_dl.steps import quiet_libraries
+from cyto_dl.steps.console import quiet_libraries
 from cyto_dl.storage import NothingThereError, atomic_path, identity, is_remote, localize, sha256
 
 if TYPE_CHECKING:

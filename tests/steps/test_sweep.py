@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cyto_dl.errors import ConfigError
-from cyto_dl.sweep_steps import choose_step
+from cyto_dl.steps import choose_step
 
 VARIANTS = [["model.optimizer.generator.lr=0.1"], ["trainer.max_epochs=2", "seed=3"], []]
 

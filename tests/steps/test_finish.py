@@ -5,9 +5,9 @@ import logging
 import pytest
 from mlflow.tracking import MlflowClient
 
-from cyto_dl import mlflow_server
 from cyto_dl.bundle.provenance import PIPELINE_RUN
-from cyto_dl.finish_steps import STATE_TAG, finish_step
+from cyto_dl.steps.finish import STATE_TAG, finish_step
+from cyto_dl.tracking import server
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ def test_no_database_is_made_to_ask_it(tmp_path, monkeypatch):
 def test_an_mlflow_that_does_not_answer_is_named_on_the_page(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv(PIPELINE_RUN, "r1")
-    monkeypatch.setattr(mlflow_server, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(server, "PATIENCE_S", 0.1)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with caplog.at_level(logging.WARNING, logger="cyto_dl.finish_steps"):
+    with caplog.at_level(logging.WARNING, logger="cyto_dl.steps.finish"):
         finish_step("SUCCEEDED", "", page_path=str(tmp_path / "page"))
     assert "127.0.0.1:9" in (tmp_path / "page").read_text()
     assert "do not say how the run ended" in caplog.text

@@ -16,8 +16,8 @@ from mlflow.tracking import MlflowClient
 
 from cyto_dl.bundle.provenance import git_commit
 from cyto_dl.errors import StorageError
-from cyto_dl.mlflow_server import call_patiently
 from cyto_dl.tracking import MLflowLogger, log_evaluation
+from cyto_dl.tracking.server import call_patiently
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def choose_step(
     """Copy the run whose metric is best, and write a table of all variants.
 
     Args:
-        model_dirs: Of each variant, from `cyto_dl.train_steps.train_step`.
+        model_dirs: Of each variant, from `cyto_dl.steps.train_step`.
         metrics_paths: Of each variant, from `cyto_dl.steps.evaluate_step`.
         variants: The overrides of each.
         metric: E.g. "valid/seg/dice"; "" for the first that the variants have.

@@ -1,0 +1,12 @@
+from .evaluate import Measured as Measured
+from .evaluate import evaluate_step as evaluate_step
+from .finish import finish_step as finish_step
+from .predict import collect_step as collect_step
+from .predict import plan_step as plan_step
+from .predict import predict_step as predict_step
+from .prepare import prepare_step as prepare_step
+from .release import compare_step as compare_step
+from .release import export_step as export_step
+from .release import register_step as register_step
+from .sweep import choose_step as choose_step
+from .train import train_step as train_step
