@@ -1,6 +1,6 @@
 """Computing for many requests at once, in bounded memory and without ever holding the event loop.
 
-admitted request -> a thread of its own: preprocess, cut windows, stitch, postprocess
+admitted request -> a thread of its own: decode its body, preprocess, cut windows, stitch, postprocess, encode
                                               |  windows    ^ logits
                                               v             |
                     the device's thread: the network, for windows of all requests in turn
@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -36,7 +37,7 @@ class Work:
     """One request while it is computed: how long it may take, whether it is still wanted, how far it is.
 
     Args:
-        timeout_s: Seconds that it may take from now on, waiting included.
+        timeout_s: Seconds that it may take from its beginning on, waiting included; the request itself may shorten it.
     """
 
     timeout_s: float
@@ -196,7 +197,7 @@ class Executor:
 
     Args:
         max_running: Requests that are computed at the same time, each with its image in memory.
-        max_waiting: Requests beyond these that may wait; further ones are refused.
+        max_waiting: Requests beyond these that may wait, as the bytes that came; further ones are refused.
     """
 
     def __init__(self, *, max_running: int = 4, max_waiting: int = 16) -> None:
@@ -217,7 +218,7 @@ class Executor:
             raise Busy(retry_after_s=max(1, math.ceil(turns * self._mean_s)))
 
     async def run(self, work: Work, function: Callable[[], Result]) -> Result:
-        """What a function returns, in a thread; a caller that is cancelled cancels the work.
+        """What a function returns, in a thread with this context; a caller that is cancelled cancels the work.
 
         Raises:
             Busy: There is no room.
@@ -225,7 +226,9 @@ class Executor:
         """
         self.check_room()
         self.num_admitted += 1
-        future = asyncio.get_running_loop().run_in_executor(self._threads, self._started, work, function)
+        future = asyncio.get_running_loop().run_in_executor(
+            self._threads, copy_context().run, self._started, work, function
+        )
         future.add_done_callback(lambda done: self._leave(work, done))  # a thread is busy beyond a cancellation
         try:
             return await asyncio.shield(future)

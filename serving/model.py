@@ -1,16 +1,16 @@
 """A bundle as a KServe model: check, predict, encode, without ever holding the event loop."""
 
-import asyncio
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from grpc_interceptor.exceptions import GrpcException
-from kserve import InferResponse, Model
+from kserve import Model
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
 from kserve.model import InferenceVerb
 
@@ -26,7 +26,7 @@ from serving.limits import DEFAULTS, Limits
 from serving.messages.metadata import describe_model
 from serving.messages.parameters import Asked
 from serving.messages.requests import ImageRequest, Payload, read_request
-from serving.messages.responses import Predictions, write_response
+from serving.messages.responses import Answer, Predictions, write_response
 from serving.telemetry.drift import Training, judge
 from serving.telemetry.observation import observation
 
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 class BundleModel(Model):
     """Answers V1 and V2 requests with a `Predictor` that is already loaded and replayed, hence ready.
 
-    Bodies are read and written in asyncio's threads, images are predicted by the executor.
+    A request is read, predicted and written in one thread of the executor: as many are unpacked at a time as run.
 
     Args:
         name: In the addresses.
@@ -86,39 +86,57 @@ class BundleModel(Model):
         body: Payload,
         headers: Mapping[str, str] | None = None,
         verb: InferenceVerb = InferenceVerb.PREDICT,
-    ) -> tuple[InferResponse | bytes, dict[str, str]]:
-        """The answer to one request, and its HTTP headers.
+    ) -> Answer:
+        """The answer to one request, and its HTTP headers; what KServe's gRPC side calls.
 
         Raises:
-            InvalidInput: The request is wrong.
             NotImplementedError: The verb is not PREDICT.
             ModelNotReady: It was stopped.
-            Busy, TooSlow, Gone: There is no room, or no time; the client went away.
-            ServerFault: Anything else went wrong; the log has the trace under the fault's id.
+            Busy: There is no room.
+            And what `answer` raises.
         """
         if verb != InferenceVerb.PREDICT:
             raise NotImplementedError("this server predicts; it does not explain")
         if not self.ready:  # KServe asks only over REST
             raise ModelNotReady(self.name)
+        work = Work(self.limits.timeout_s)
+        return await self.executor.run(work, lambda: self.answer(body, headers or {}, work))
+
+    def answer(self, payload: Payload, headers: Mapping[str, str], work: Work) -> Answer:
+        """The answer to one request, in the thread that calls this: a V2 response or a body, and its HTTP headers.
+
+        Raises:
+            InvalidInput, ModelNotFound, TooLarge, NotAcceptable: The request is wrong.
+            Gone, TooSlow: As `Work.check`.
+            ServerFault: Anything else went wrong; the log has the trace under the fault's id.
+        """
         observed = observation()
         observed.model, observed.version = self.name, self.identity.version
+        with self._faults():
+            request = self.read(payload, headers)
+            observed.work, work.timeout_s = work, request.asked.timeout_s
+            work.check()
+            predictions = self._predict_images(request.images, request.heads, request.asked, work)
+            return write_response(request, predictions, model_name=self.name, labels=self.labels)
+
+    def read(self, payload: Payload, headers: Mapping[str, str]) -> ImageRequest:
+        """The checked images and heads of a request."""
+        request = read_request(payload, headers, predictor=self.predictor, limits=self.limits)
+        observation().num_voxels = sum(image.array.size for image in request.images)
+        self._check_drift(request.images)
+        return request
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """What is not the client's fault is the server's, NotImplementedError of a library too."""
         try:
-            return await super().__call__(body, dict(headers or {}), verb)
+            yield
         except (InvalidInput, ModelNotFound, GrpcException):
             raise
         except Exception as error:
             fault = ServerFault()
             logger.exception("request to %s failed (id %s)", self.name, fault.id)
             raise fault from error
-
-    async def preprocess(self, payload: Payload, headers: Mapping[str, str] | None = None) -> ImageRequest:
-        """The checked images and heads of a request."""
-        request = await asyncio.to_thread(
-            read_request, payload, headers or {}, predictor=self.predictor, limits=self.limits
-        )
-        observation().num_voxels = sum(image.array.size for image in request.images)
-        await asyncio.to_thread(self._check_drift, request.images)
-        return request
 
     def _check_drift(self, images: Sequence[Image]) -> None:
         """Note how far the images are from the training's; the farthest counts."""
@@ -130,32 +148,6 @@ class BundleModel(Model):
         verdict = judge(worst, self._drift)
         if self._drift != "accept":
             observed.drift = verdict
-
-    async def predict(
-        self,
-        request: ImageRequest,
-        headers: Mapping[str, str] | None = None,
-        response_headers: dict[str, str] | None = None,
-    ) -> tuple[ImageRequest, Predictions]:
-        """The predictions of a request's images."""
-        observation().work = work = Work(request.asked.timeout_s)
-        return request, await self.executor.run(
-            work, lambda: self._predict_images(request.images, request.heads, request.asked, work)
-        )
-
-    async def postprocess(
-        self,
-        result: tuple[ImageRequest, Predictions],
-        headers: Mapping[str, str] | None = None,
-        response_headers: dict[str, str] | None = None,
-    ) -> InferResponse | bytes:
-        """The encoded answer; its HTTP headers are added to `response_headers`."""
-        response, content_headers = await asyncio.to_thread(
-            write_response, *result, model_name=self.name, labels=self.labels
-        )
-        if response_headers is not None:
-            response_headers.update(content_headers)
-        return response
 
     def predict_alone(self, image: Image, heads: Sequence[str], asked: Asked, work: Work) -> dict[str, np.ndarray]:
         """The prediction of an image that was read in the thread that calls this: a file at an address, or a job's.

@@ -6,7 +6,7 @@
 
 An image is C (Z) Y X with the numbers that the camera gave; normalisation is the bundle's. Without a choice of heads
 all are computed. `axes` says which other orders are taken, `parameters` what may be asked beside, and
-`responses` what each of the three gets back. Everything is checked before the image waits for its turn.
+`responses` what each of the three gets back. Everything is checked before anything is computed.
 """
 
 import math

@@ -5,7 +5,6 @@ The file is read in the thread that predicts it: as many images are in memory as
 
 import time
 from collections.abc import Mapping
-from contextvars import copy_context
 from typing import Any
 
 import orjson
@@ -24,23 +23,25 @@ from serving.telemetry.observation import observation
 Answer = tuple[bytes, dict[str, str]]
 
 
-async def answer_reference(
-    model: BundleModel, document: Mapping[str, Any], headers: Mapping[str, str], addresses: Addresses
+def answer_reference(
+    model: BundleModel, document: Mapping[str, Any], headers: Mapping[str, str], work: Work, *, addresses: Addresses
 ) -> Answer:
     """The body and the headers of the answer: where the results are, or, without `output_uri`, the results.
+
+    In the thread that calls this.
 
     Raises:
         InvalidInput, TooLarge, NotAcceptable: The request or the file is wrong.
         Closed: The address is not allowed.
-        Busy, TooSlow, Gone: As `Executor.run`.
+        Gone, TooSlow: As `Work.check`.
     """
     reference = read_reference(document, predictor=model.predictor, limits=model.limits, addresses=addresses)
     observed = observation()
     observed.model, observed.version = model.name, model.identity.version
-    observed.work = work = Work(reference.asked.timeout_s)
+    observed.work, work.timeout_s = work, reference.asked.timeout_s
+    work.check()
     answer = _sent if reference.output is None else _written
-    context = copy_context()  # the thread notes what it finds on this request
-    return await model.executor.run(work, lambda: context.run(answer, model, reference, headers, work))
+    return answer(model, reference, headers, work)
 
 
 def _sent(model: BundleModel, reference: Reference, headers: Mapping[str, str], work: Work) -> Answer:

@@ -7,7 +7,6 @@ The page is one file that loads nothing from elsewhere, and its Content-Security
 one script and the one style sheet that are in it, by their hashes. It needs no token; what it asks the server for does.
 """
 
-import asyncio
 import base64
 import hashlib
 import io
@@ -19,12 +18,12 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from kserve.errors import InvalidInput, ModelNotReady
 
+from serving.executor import Work
 from serving.messages.dataplane import ImageDataPlane
 from serving.messages.files import FILE_BEGINNINGS, FileBody
 from serving.messages.media_types import NPY
 
 _PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-_MOST_READERS = 2  # files that are decoded at once; it takes as much memory as predicting them
 
 
 def _hash_of(element: str) -> str:
@@ -47,7 +46,6 @@ _HEADERS = {
 
 def add_page(app: FastAPI, dataplane: ImageDataPlane) -> None:
     """Put the page and its route before KServe's."""
-    turns = asyncio.Semaphore(_MOST_READERS)
 
     async def page(request: Request) -> Response:
         if "text/html" in request.headers.get("accept", ""):
@@ -60,9 +58,12 @@ def add_page(app: FastAPI, dataplane: ImageDataPlane) -> None:
         body = await request.body()
         if not body.startswith(FILE_BEGINNINGS):
             raise InvalidInput("the body is no image: TIFF, PNG, JPEG and .npy are")
-        async with turns:
-            understood = await dataplane.get_model_from_registry(model_name).preprocess(FileBody(body))
-            return Response(await asyncio.to_thread(_npy, understood.images[0].array), media_type=NPY)
+        model = dataplane.get_model_from_registry(model_name)
+        # where predictions are computed: it takes as much memory
+        content = await model.executor.run(
+            Work(model.limits.timeout_s), lambda: _npy(model.read(FileBody(body), {}).images[0].array)
+        )
+        return Response(content, media_type=NPY)
 
     router = APIRouter(include_in_schema=False)  # it is for people and for the page itself
     router.add_api_route("/", page, methods=["GET"], response_model=None)

@@ -4,7 +4,8 @@
     POST /v1/models/NAME:predict       one image file, its address, or JSON
     GET  /v2/models/NAME               names, shapes, datatypes, axes
 
-A request that finds no room is refused before its body is read. One whose client goes away is given up.
+A request that finds no room is refused before its body is read, and waits for its turn as the bytes that came. One
+whose client goes away is given up.
 """
 
 import asyncio
@@ -18,9 +19,11 @@ from kserve.constants.constants import PredictorProtocol
 from kserve.errors import InvalidInput, ModelNotReady
 
 from serving.errors import Gone
-from serving.executor import Executor
+from serving.executor import Executor, Work
 from serving.messages.dataplane import ImageDataPlane
 from serving.messages.files import FileBody
+from serving.messages.responses import Answer
+from serving.model import BundleModel
 from serving.references.addresses import Addresses
 from serving.references.by_reference import answer_reference
 from serving.rest import openapi
@@ -32,18 +35,20 @@ def add_routes(app: FastAPI, dataplane: ImageDataPlane, executor: Executor, addr
     """Put our routes before KServe's, which are added when the server starts."""
 
     async def predict(model_name: str, request: Request, protocol: PredictorProtocol) -> Response:
-        if not await dataplane.model_ready(model_name):
+        model = dataplane.get_model_from_registry(model_name)
+        if not isinstance(model, BundleModel) or not await dataplane.model_ready(model_name):
             raise ModelNotReady(model_name)
         executor.check_room()
-        headers = dict(request.headers)
-        payload, _ = dataplane.decode(await request.body(), headers, protocol.value, model_name)
-        payload = with_query(payload, dict(request.query_params))
-        if isinstance(payload, dict) and "image_uri" in payload:
-            model = dataplane.get_model_from_registry(model_name)
-            answer = answer_reference(model, payload, headers, addresses)
-        else:
-            answer = dataplane.infer(model_name, payload, headers)
-        content, content_headers = await while_connected(request, answer)
+        body, headers, work = await request.body(), dict(request.headers), Work(model.limits.timeout_s)
+
+        def answer() -> Answer:  # JSON takes many times its bytes once it is read: not before it is this one's turn
+            payload, _ = dataplane.decode(body, headers, protocol.value, model_name)
+            payload = with_query(payload, dict(request.query_params))
+            if isinstance(payload, dict) and "image_uri" in payload:
+                return answer_reference(model, payload, headers, work, addresses=addresses)
+            return model.answer(payload, headers, work)
+
+        content, content_headers = await while_connected(request, executor.run(work, answer))
         return Response(content, headers=content_headers)
 
     async def infer_v2(model_name: str, request: Request) -> Response:

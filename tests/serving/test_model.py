@@ -3,16 +3,21 @@ import dataclasses
 import json
 import logging
 import threading
+from types import SimpleNamespace
 
 import numpy as np
+import orjson
 import pytest
 from monai.transforms import Spacingd
 
 from cyto_dl.errors import ImageError
 from cyto_dl.model.utils.postprocessing import identity
+from serving import model as model_module
+from serving.messages import dataplane
+from serving.messages.requests import read_request
 from serving.model import BundleModel
 from tests.serving.conftest import client_of
-from tests.serving.wire import binary_request, read_tensors, tensor
+from tests.serving.wire import binary_request, npy, read_tensors, tensor
 
 PATIENCE_S = 60  # after which a test that hangs fails instead
 
@@ -132,6 +137,8 @@ def test_one_request_too_many_is_told_when_to_come_again(server, serve_with, ima
             ask = lambda: http.post("/v2/models/special/infer", content=body, headers=headers)  # noqa: E731
             running = [asyncio.create_task(ask()) for _ in range(4)]
             assert await asyncio.to_thread(gate.entered.wait, PATIENCE_S)
+            while server.executor.num_admitted < 4:
+                await asyncio.sleep(0.01)
             refused = await ask()
             gate.opened.set()
             return refused, await asyncio.gather(*running)
@@ -141,6 +148,48 @@ def test_one_request_too_many_is_told_when_to_come_again(server, serve_with, ima
     assert int(refused.headers["retry-after"]) >= 1
     assert "queue is full" in refused.json()["error"]
     assert [answer.status_code for answer in answers] == [200] * 4
+
+
+def large_bodies(picture):
+    body, headers = binary_request(picture[None])
+    return {
+        "V2 binary": ("/v2/models/cells_2/infer", {"content": body, "headers": headers}),
+        "V2 JSON": ("/v2/models/cells_2/infer", {"json": {"inputs": [tensor(picture[None])]}}),
+        "V1 JSON": ("/v1/models/cells_2:predict", {"json": {"instances": [picture.tolist()]}}),
+        "a file": ("/v1/models/cells_2:predict", {"content": npy(picture)}),
+        "the page": ("/v1/models/cells_2:read", {"content": npy(picture)}),
+    }
+
+
+@pytest.mark.parametrize("kind", large_bodies(np.zeros((1, 8, 8), np.uint8)))
+def test_no_more_bodies_are_unpacked_at_once_than_requests_run(server, image, monkeypatch, kind):
+    route, content = large_bodies(image(2))[kind]
+    unpacking, opened = [], threading.Event()
+    module, name = (dataplane, "orjson") if "JSON" in kind else (model_module, "read_request")
+    real = orjson.loads if "JSON" in kind else read_request
+
+    def slow(*arguments, **options):
+        unpacking.append(threading.current_thread().name)
+        assert opened.wait(PATIENCE_S)
+        return real(*arguments, **options)
+
+    fake = SimpleNamespace(loads=slow, JSONDecodeError=orjson.JSONDecodeError) if name == "orjson" else slow
+    monkeypatch.setattr(module, name, fake)
+
+    async def talk():
+        async with client_of(server, timeout=PATIENCE_S) as http:
+            asked = [asyncio.create_task(http.post(route, **content)) for _ in range(7)]
+            while len(unpacking) < server.executor.max_running or sum(each.done() for each in asked) < 3:
+                await asyncio.sleep(0.01)
+            at_once, live = len(unpacking), await http.get("/v2/health/live")
+            opened.set()
+            return at_once, live, [each.status_code for each in await asyncio.gather(*asked)]
+
+    at_once, live, answers = asyncio.run(talk())
+    assert at_once == server.executor.max_running
+    assert live.status_code == 200
+    assert sorted(answers) == [200] * 4 + [429] * 3  # two run, two wait
+    assert all(thread.startswith("request") for thread in unpacking)
 
 
 @pytest.mark.parametrize("route", ["/v2/models/cells_2/versions/1", "/v2/models/cells_2/versions/1/ready"])
