@@ -116,7 +116,10 @@ def decode_tensors(body: bytes, headers: Mapping[str, str], model_name: str) -> 
         raise InvalidInput("; ".join(_explain(problem) for problem in error.errors()[:3])) from error
     return InferRequest(
         model_name,
-        [InferInput(tensor.name, tensor.shape, tensor.datatype, data=tensor.data) for tensor in header.inputs],
+        [
+            InferInput(tensor.name, tensor.shape, tensor.datatype, data=tensor.data, parameters=tensor.parameters)
+            for tensor in header.inputs
+        ],
         header.id,
         raw_inputs=_binary_parts(header.inputs, memoryview(body)[start:]),
         parameters=header.parameters,

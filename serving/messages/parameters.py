@@ -19,6 +19,9 @@ from serving.limits import Limits
 from serving.messages.axes import accepted_axes
 
 _OF_THE_PROTOCOL = ("binary_data_output",)  # read where the answer is written
+# Triton's extensions of a tensor that change where its values are, or what they mean. Everything else that may stand
+# there (MLServer's content_type, binary_data over gRPC) is about the form, and is ignored as the protocol allows.
+_NOT_HERE = ("classification", "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 _LARGEST_PIXEL_UM = 1e6
 _SHORTEST_S = 0.01
 
@@ -65,6 +68,8 @@ def read_asked(values: Any, predictor: Predictor, limits: Limits) -> Asked:
     """
     if values is not None and not isinstance(values, Mapping):
         raise InvalidInput("parameters: an object is wanted, as {\"overlap\": 0.5}")  # fmt: skip
+    for name in _OF_THE_PROTOCOL:
+        check_switch(values, name, name="parameters")
     given = {name: _value(name, value) for name, value in (values or {}).items() if name not in _OF_THE_PROTOCOL}
     if not given:
         return Asked(limits.timeout_s)
@@ -75,6 +80,34 @@ def read_asked(values: Any, predictor: Predictor, limits: Limits) -> Asked:
     timeout_s = checked.pop("timeout_s", limits.timeout_s)
     spacing_um, axes = checked.pop("spacing_um", None), checked.pop("axes", None)
     return Asked(timeout_s, checked, None if spacing_um is None else tuple(spacing_um), axes)
+
+
+def check_tensor_parameters(values: Mapping[str, Any] | None, *, name: str) -> None:
+    """See that nothing is asked of one tensor that would be silently left out.
+
+    Args:
+        values: The tensor's `parameters`, or those of a requested output.
+        name: Of it, for messages.
+
+    Raises:
+        InvalidInput: Names the parameter.
+    """
+    for parameter in _NOT_HERE:
+        if (values or {}).get(parameter):  # 0 classes are none
+            raise InvalidInput(f"{name}: parameters: {parameter}: this server does not have Triton's extension; "
+                               "values come and go with the request, whole")  # fmt: skip
+    check_switch(values, "binary_data", name=f"{name}: parameters")
+
+
+def check_switch(values: Mapping[str, Any] | None, parameter: str, *, name: str) -> None:
+    """See that a parameter, where it is given over REST, is a boolean: the text "false" would be true.
+
+    Raises:
+        InvalidInput: It is something else.
+    """
+    value = (values or {}).get(parameter, False)
+    if not isinstance(value, bool | InferParameter):
+        raise InvalidInput(f"{name}: {parameter}: true or false is wanted, got {str(value)[:60]!r}")
 
 
 def _value(name: str, value: Any) -> Any:

@@ -25,7 +25,7 @@ from serving.limits import DEFAULTS, Limits
 from serving.messages.axes import accepted_axes, axes_of, in_order, in_words
 from serving.messages.files import FileBody, read_file
 from serving.messages.media_types import choose_media_type
-from serving.messages.parameters import Asked, read_asked
+from serving.messages.parameters import Asked, check_tensor_parameters, read_asked
 from serving.messages.values import as_dtype, check_values, to_array
 
 # What cameras and readers give. 64-bit integers and booleans are not intensities.
@@ -77,6 +77,8 @@ def read_request(
     if isinstance(payload, InferRequest):
         if payload.model_version:
             raise ModelNotFound(f"{payload.model_name} (version {payload.model_version})")
+        for tensor in (*payload.inputs, *(payload.request_outputs or [])):
+            check_tensor_parameters(tensor.parameters, name=tensor.name)
         heads = choose_heads([output.name for output in payload.request_outputs or []], known)
         asked = read_asked(payload.parameters, predictor, limits)
         images = _as_images(_read_tensor(payload.inputs, predictor.input, limits, asked), predictor, asked)

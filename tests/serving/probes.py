@@ -11,6 +11,10 @@ WHOLE = tensor(np.arange(12, dtype=np.uint8).reshape(1, 1, 3, 4))
 DROPPED = object()
 
 
+def of_output(**parameters):
+    return {"inputs": [GOOD], "outputs": [{"name": "seg", "parameters": parameters}]}
+
+
 def changed(description, **changes):
     return {"inputs": [{key: value for key, value in (description | changes).items() if value is not DROPPED}]}
 
@@ -66,4 +70,17 @@ WRONG_TENSORS = {
         changed(GOOD, data=DROPPED, parameters={"binary_data_size": 48}),
         ["raw", "48", "0 bytes"],
     ),
+    "classes instead of values": (of_output(classification=3), ["seg", "classification"]),
+    "an answer into shared memory": (of_output(shared_memory_region="a"), ["seg", "shared_memory_region"]),
+    "an image in shared memory": (
+        changed(GOOD, data=DROPPED, parameters={"shared_memory_region": "a", "shared_memory_byte_size": 48}),
+        ["raw", "shared_memory_region"],
+    ),
+    "binary as text": (of_output(binary_data="false"), ["seg", "binary_data", "'false'"]),
+    "all binary as text": (
+        {"inputs": [GOOD], "parameters": {"binary_data_output": "false"}},
+        ["binary_data_output", "'false'"],
+    ),
+    "a sequence": ({"inputs": [GOOD], "parameters": {"sequence_id": 7, "sequence_start": True}}, ["sequence_id"]),
+    "Triton's timeout": ({"inputs": [GOOD], "parameters": {"timeout": 7}}, ["timeout", "timeout_s"]),
 }

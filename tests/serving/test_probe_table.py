@@ -25,7 +25,7 @@ MISTAKES = (TypeError, ValueError, AttributeError, KeyError)  # that protobuf it
 
 def as_message(body):
     """A wrong request as a gRPC message, or None: what protobuf cannot hold cannot be asked wrongly."""
-    if "parameters" in body or "True" in str(body):  # protobuf has them as a map, and takes booleans for numbers
+    if "parameters" in str(body) or "True" in str(body):  # protobuf has them as a map, and takes booleans for numbers
         return None
     try:
         inputs = [
@@ -110,6 +110,13 @@ def with_parameter(value):
     return message
 
 
+def with_extension(part, **parameters):
+    message = request(PICTURE, outputs=["seg"])
+    for name, value in parameters.items():
+        getattr(message, part)[0].parameters[name].CopyFrom(InferParameter(**value))
+    return message
+
+
 def with_both():
     message = request(PICTURE)
     message.inputs[0].contents.fp32_contents.extend([0.0] * 12)
@@ -133,6 +140,16 @@ WRONG_MESSAGES = {
     "a parameter of another kind": (with_parameter(InferParameter(bool_param=True)), INVALID, ["overlap", "True"]),
     "a parameter that gRPC does not know": (with_parameter(InferParameter()), INVALID, ["overlap", "as text"]),
     "an unknown output": (request(PICTURE, outputs=["zz"]), INVALID, ["zz", "seg"]),
+    "classes instead of values": (
+        with_extension("outputs", classification={"int64_param": 3}),
+        INVALID,
+        ["seg", "classification"],
+    ),
+    "an image in shared memory": (
+        with_extension("inputs", shared_memory_region={"string_param": "a"}),
+        INVALID,
+        ["raw", "shared_memory_region"],
+    ),
 }
 
 
@@ -182,3 +199,11 @@ def assert_code(call, code, words):
         call()
     assert refused.value.code() == code, refused.value.details()
     assert [word for word in words if word not in refused.value.details()] == [], refused.value.details()
+
+
+def test_what_is_only_about_the_form_of_a_tensor_is_ignored(send, stub):
+    described = GOOD | {"parameters": {"content_type": "np"}}
+    asked = {"name": "seg", "parameters": {"classification": 0}}
+    assert send("POST", INFER, json={"inputs": [described], "outputs": [asked]}).status_code == 200
+    message = with_extension("outputs", binary_data={"bool_param": False}, content_type={"string_param": "np"})
+    assert len(stub.ModelInfer(message).raw_output_contents) == 1
