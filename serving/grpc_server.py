@@ -23,6 +23,8 @@ from serving.executor import Executor
 from serving.limits import RETRY_AFTER_S, Buffered, Limits
 from serving.telemetry.observation import Listener, Observation, begin, end, request_id
 
+_MOST_CALLS = 100  # of one connection at a time, HTTP/2's usual bound; further ones wait at the client
+_SILENCE_S = 60  # then a connection is asked whether anybody is there: a machine that vanished closes nothing
 Servicer = Callable[[Any, ServicerContext], Awaitable[Any]]
 
 
@@ -50,20 +52,23 @@ class CallGuard(ServerInterceptor):
         continuation: Callable[[HandlerCallDetails], Awaitable[RpcMethodHandler]],
         handler_call_details: HandlerCallDetails,
     ) -> RpcMethodHandler:
-        """The handler of a call; it takes the one message as a stream, which alone can be left unread."""
+        """The handler of a call; its one message and its one answer are streams.
+
+        Only a stream can be left unread, and only of a stream is it known when the answer was taken.
+        """
         handler = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler
         method, servicer = handler_call_details.method.rpartition("/")[2], handler.unary_unary
 
-        async def answer(messages: AsyncIterator[Any], context: ServicerContext) -> Any:
-            return await self._answer(method, servicer, messages, context)
+        async def answer(messages: AsyncIterator[Any], context: ServicerContext) -> None:
+            await self._answer(method, servicer, messages, context)
 
-        return grpc.stream_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
+        return grpc.stream_stream_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
 
     async def _answer(
         self, method: str, servicer: Servicer, messages: AsyncIterator[Any], context: ServicerContext
-    ) -> Any:
+    ) -> None:
         headers = {key: str(value) for key, value in context.invocation_metadata() or ()}
         observed = Observation(request_id(headers), method, "grpc" if method == "ModelInfer" else "")
         begin(observed)
@@ -73,9 +78,9 @@ class CallGuard(ServerInterceptor):
             async with self._message(method, messages) as message:
                 observed.model = getattr(message, "model_name", None)
                 response = await servicer(message, context)
-            context.set_trailing_metadata(tuple(observed.headers().items()))
+                context.set_trailing_metadata(tuple(observed.headers().items()))
+                await context.write(response)  # until the client has taken it, it is in memory
             code = grpc.StatusCode.OK
-            return response
         except Exception as error:  # noqa: BLE001  # whatever it is, the client hears a status without a trace
             told = answer_to(error)
             observed.error, code = told.message, told.code
@@ -116,11 +121,21 @@ class GrpcServer:
         port: To listen on; 0: any.
         servicer: KServe's, around our data plane.
         guard: That sees every call first.
-        message_bytes: The largest message, in either direction.
+        limits: Of messages, and of time.
     """
 
-    def __init__(self, port: int, servicer: InferenceServicer, guard: CallGuard, *, message_bytes: int) -> None:
-        options = [("grpc.max_send_message_length", message_bytes), ("grpc.max_receive_message_length", message_bytes)]
+    def __init__(self, port: int, servicer: InferenceServicer, guard: CallGuard, *, limits: Limits) -> None:
+        options = [
+            ("grpc.max_send_message_length", limits.message_bytes),
+            ("grpc.max_receive_message_length", limits.message_bytes),
+            # An answer that nobody takes ends only with its connection. Clients open another one by themselves, and
+            # calls go on with the old one: at most as long as sending, computing and taking last.
+            ("grpc.max_connection_age_ms", round(1000 * limits.timeout_s)),
+            ("grpc.max_connection_age_grace_ms", round(3000 * limits.timeout_s)),
+            ("grpc.max_concurrent_streams", _MOST_CALLS),
+            ("grpc.keepalive_time_ms", 1000 * _SILENCE_S),
+            ("grpc.keepalive_timeout_ms", 1000 * _SILENCE_S // 3),
+        ]
         self._server = grpc.aio.server(interceptors=[guard], options=options)
         add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
         self.port = self._server.add_insecure_port(f"[::]:{port}")

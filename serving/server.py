@@ -79,7 +79,7 @@ class BundleServer:
     def grpc_server(self, port: int) -> GrpcServer:
         """The gRPC side; to be called on the event loop."""
         servicer = InferenceServicer(self.dataplane, self.repository)
-        return GrpcServer(port, servicer, CallGuard(*self._guard), message_bytes=self.limits.message_bytes)
+        return GrpcServer(port, servicer, CallGuard(*self._guard), limits=self.limits)
 
     async def serve(self, *, http_port: int, grpc_port: int) -> None:
         """Listen until SIGTERM or SIGINT, and then until the last request is answered."""

@@ -1,17 +1,22 @@
 """Limits of bodies and images, on a server in this process; tests/integration has the memory of a real one."""
 
 import asyncio
+import dataclasses
+import threading
+import time
 
 import grpc
 import numpy as np
 import pytest
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
+from cyto_dl.inference import SlidingWindow
 from serving.executor import Executor
 from serving.limits import Limits
 from serving.model import BundleModel
 from serving.server import BundleServer
 from tests.serving.conftest import ask, client_of, make_predictor
-from tests.serving.test_grpc import request, stub_of
+from tests.serving.test_grpc import PATIENCE_S, request, stub_of
 from tests.serving.wire import binary_request, npy, tensor
 
 INFER, PREDICT = "/v2/models/cells/infer", "/v1/models/cells:predict"
@@ -126,6 +131,49 @@ def test_grpc_has_the_same_limits(limited):
         with stub_of(limited(**limits)) as stub, pytest.raises(grpc.RpcError, match=words) as refused:
             stub.ModelInfer(request(picture, model="cells"))
         assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def as_stream(channel):
+    """A call whose answer is not read before somebody asks for it, and whose message need not come."""
+    return channel.stream_stream(
+        "/inference.GRPCInferenceService/ModelInfer",
+        request_serializer=ModelInferRequest.SerializeToString,
+        response_deserializer=ModelInferResponse.FromString,
+    )
+
+
+def test_an_answer_over_grpc_that_is_not_taken_gives_its_memory_back(limited):
+    server = limited(timeout_s=1)
+    model = server.models.get_models()["cells"]  # 9 MB of answer, more than the two ends keep unread, in one window
+    model.predictor = dataclasses.replace(model.predictor, window=SlidingWindow(roi_size=(1500, 1500)))
+    message = request(np.zeros((1, 1, 1500, 1500), np.uint8), model="cells", outputs=["distance"])
+    with stub_of(server, kind=as_stream) as call:
+        answer = call(iter([message]))
+        wait_for(lambda: server.buffered.num_bytes)
+        wait_for(lambda: not server.executor.num_admitted)
+        assert server.buffered.num_bytes == message.ByteSize()
+        wait_for(lambda: not server.buffered.num_bytes)
+        with pytest.raises(grpc.RpcError):
+            next(answer)
+        taken = call(iter([message]))  # over another connection, of which nobody has to know
+        assert len(next(taken).raw_output_contents) == 1
+
+
+def test_a_call_without_a_message_is_given_up(limited):
+    stalled = threading.Event()
+    with stub_of(limited(timeout_s=0.2), kind=as_stream) as call:
+        answer = call(iter(stalled.wait, True))
+        with pytest.raises(grpc.RpcError, match="did not arrive") as refused:
+            next(answer)
+        stalled.set()
+    assert refused.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_client_that_leaves_while_it_sends_is_no_fault_and_takes_no_memory(limited, caplog):
