@@ -6,7 +6,8 @@
     its body not complete in time: 408
     its answer not taken in time: the connection is closed
 
-A body counts until its request is answered: until then the image is a view of it.
+A body counts until its request is answered: until then the image is a view of it. So does a large answer until it is
+taken.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from serving.errors import Busy, Stalled, TooLarge, answer_to
 from serving.telemetry.observation import observation
 
 MIB = 2**20
+_PART_BYTES = MIB  # of an answer: uvicorn waits for a client only between two parts, and keeps all of one
 RETRY_AFTER_S = 5  # an upload that holds memory is over by then, or a prediction
 
 
@@ -94,6 +96,17 @@ class Share:
         self.num_bytes += num_bytes
         self._all.num_bytes += num_bytes
 
+    @contextmanager
+    def holding(self, num_bytes: int) -> Iterator[None]:
+        """Count an answer, which is there already; further requests have to wait for it."""
+        self.num_bytes += num_bytes
+        self._all.num_bytes += num_bytes
+        try:
+            yield
+        finally:
+            self.num_bytes -= num_bytes
+            self._all.num_bytes -= num_bytes
+
 
 class BodyLimit:
     """ASGI middleware that keeps requests within `Limits`.
@@ -114,7 +127,7 @@ class BodyLimit:
             await refuse(self._too_large(int(length)), scope, receive, send)
             return
         with self._buffered.share() as share:
-            await self._app(scope, self._counting(receive, share), self._within_time(send))
+            await self._app(scope, self._counting(receive, share), self._within_time(send, share))
 
     def _counting(self, receive: Receive, share: Share) -> Receive:
         deadline = asyncio.get_running_loop().time() + self._limits.timeout_s
@@ -137,13 +150,24 @@ class BodyLimit:
 
         return counted
 
-    def _within_time(self, send: Send) -> Send:
-        async def sent(message: Message) -> None:
+    def _within_time(self, send: Send, share: Share) -> Send:
+        async def sent_part(message: Message) -> None:
             try:
                 async with asyncio.timeout(self._limits.timeout_s):
                     await send(message)
             except TimeoutError:
                 raise Stalled(f"the client did not take its answer within {self._limits.timeout_s} s") from None
+
+        async def sent(message: Message) -> None:
+            body = message.get("body", b"")
+            if len(body) <= _PART_BYTES:
+                await sent_part(message)
+                return
+            with share.holding(len(body)):
+                for start in range(0, len(body), _PART_BYTES):
+                    part = memoryview(body)[start : start + _PART_BYTES]
+                    await sent_part({**message, "body": part, "more_body": True})
+                await sent_part({**message, "body": b""})
 
         return sent
 

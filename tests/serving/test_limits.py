@@ -2,18 +2,23 @@
 
 import asyncio
 import dataclasses
+import io
 import threading
 import time
+from contextlib import contextmanager
 
 import grpc
+import httpx
 import numpy as np
 import pytest
+import uvicorn
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
 from cyto_dl.inference import SlidingWindow
 from serving.executor import Executor
 from serving.limits import Limits
 from serving.model import BundleModel
+from serving.rest.http_protocol import BoundedHead
 from serving.server import BundleServer
 from tests.serving.conftest import ask, client_of, make_predictor
 from tests.serving.test_grpc import PATIENCE_S, request, stub_of
@@ -133,6 +138,43 @@ def test_grpc_has_the_same_limits(limited):
         assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+@contextmanager
+def listening(server):
+    """The port on which uvicorn serves in a thread."""
+    http = uvicorn.Server(uvicorn.Config(server.app, port=0, http=BoundedHead, log_config=None))
+    thread = threading.Thread(target=http.run)
+    thread.start()
+    try:
+        wait_for(lambda: http.started)
+        yield http.servers[0].sockets[0].getsockname()[1]
+    finally:
+        http.force_exit = http.should_exit = True
+        thread.join(PATIENCE_S)
+
+
+def test_a_large_answer_counts_until_it_is_taken_or_given_up(limited):
+    server = limited(timeout_s=2)
+    with_one_window(server)
+    picture = npy(np.random.default_rng(0).integers(0, 255, (1, 1500, 1500), np.uint8))
+    headers = {"X-Outputs": "distance"}
+    with listening(server) as port:
+        address = f"http://127.0.0.1:{port}{PREDICT}"
+        with httpx.stream("POST", address, content=picture, headers=headers, timeout=PATIENCE_S) as answer:
+            assert server.buffered.num_bytes > len(picture) + 4 * 1500**2
+            wait_for(lambda: not server.buffered.num_bytes)
+            with pytest.raises(httpx.RemoteProtocolError):
+                answer.read()
+        taken = httpx.post(address, content=picture, headers=headers, timeout=PATIENCE_S)
+    wanted = server.models.get_models()["cells"].predictor.predict(np.load(io.BytesIO(picture)), heads=["distance"])
+    np.testing.assert_array_equal(np.load(io.BytesIO(taken.content)), wanted["distance"])
+
+
+def with_one_window(server):
+    """Makes the model compute 1500 x 1500 at once: 9 MB of answer, more than sockets and HTTP/2 keep unread."""
+    model = server.models.get_models()["cells"]
+    model.predictor = dataclasses.replace(model.predictor, window=SlidingWindow(roi_size=(1500, 1500)))
+
+
 def as_stream(channel):
     """A call whose answer is not read before somebody asks for it, and whose message need not come."""
     return channel.stream_stream(
@@ -144,8 +186,7 @@ def as_stream(channel):
 
 def test_an_answer_over_grpc_that_is_not_taken_gives_its_memory_back(limited):
     server = limited(timeout_s=1)
-    model = server.models.get_models()["cells"]  # 9 MB of answer, more than the two ends keep unread, in one window
-    model.predictor = dataclasses.replace(model.predictor, window=SlidingWindow(roi_size=(1500, 1500)))
+    with_one_window(server)
     message = request(np.zeros((1, 1, 1500, 1500), np.uint8), model="cells", outputs=["distance"])
     with stub_of(server, kind=as_stream) as call:
         answer = call(iter([message]))
