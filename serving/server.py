@@ -1,7 +1,8 @@
 """One process that serves REST and gRPC until SIGTERM.
 
     start: bundles are loaded and warmed up -> it listens, and is ready
-    SIGTERM: no further requests, over REST and gRPC at once -> those that there are finish -> exit code 0
+    SIGTERM: it is not ready -> after a while no further requests, over REST and gRPC at once -> those that there are
+             finish -> exit code 0
 
 KServe's ModelServer is not used: it stops gRPC only when REST is done, and unloads the models before.
 """
@@ -69,6 +70,9 @@ class BundleServer:
         add_page(self.app, self.dataplane)
         add_routes(self.app, self.dataplane, executor, addresses)
         self.jobs = open_jobs(self.models) if open_jobs else None
+        if self.jobs is not None:
+            self.jobs.listener = self.metrics.count
+            self.metrics.watch_jobs(self.jobs.counts)
         add_job_routes(self.app, self.dataplane, self.jobs)
         add_kserves_routes(self.app, self.dataplane, self.repository, self.metrics)
 
@@ -81,8 +85,14 @@ class BundleServer:
         servicer = InferenceServicer(self.dataplane, self.repository)
         return GrpcServer(port, servicer, CallGuard(*self._guard), limits=self.limits)
 
-    async def serve(self, *, http_port: int, grpc_port: int) -> None:
-        """Listen until SIGTERM or SIGINT, and then until the last request is answered."""
+    async def serve(self, *, http_port: int, grpc_port: int, drain_s: int = 0) -> None:
+        """Listen until SIGTERM or SIGINT, and then until the last request is answered.
+
+        Args:
+            http_port: Of REST.
+            grpc_port: Of gRPC.
+            drain_s: Seconds between SIGTERM, from when it is not ready, and its end for new requests.
+        """
         calls = self.grpc_server(grpc_port)
         await calls.start()
         config = uvicorn.Config(
@@ -99,9 +109,13 @@ class BundleServer:
         stopping = asyncio.Event()
         draining = asyncio.create_task(self._drain(calls, stopping))
         async with computing(self.jobs):
-            await _Server(config, stopping).serve()
+            await _Server(config, stopping, lambda: self._announce(drain_s)).serve()
         stopping.set()
         await draining
+
+    def _announce(self, drain_s: int) -> int:
+        self.dataplane.is_stopping = True
+        return drain_s
 
     async def _drain(self, calls: GrpcServer, stopping: asyncio.Event) -> None:
         await stopping.wait()
@@ -109,11 +123,18 @@ class BundleServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which tells of a signal at once and does not raise it again: that would be another exit code."""
+    """uvicorn, which tells of a signal and does not raise it again: that would be another exit code.
 
-    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+    Args:
+        config: Of uvicorn.
+        stopping: Set when it takes nothing more.
+        announce: Called at the first SIGTERM; says how many seconds later that is.
+    """
+
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event, announce: Callable[[], int]) -> None:
         super().__init__(config)
-        self._stopping = stopping
+        self._stopping, self._announce = stopping, announce
+        self._is_announced = False
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -129,5 +150,13 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(each)
 
     def _stop(self, received: int) -> None:
+        if received == signal.SIGTERM and not self._is_announced:
+            self._is_announced = True
+            if wait_s := self._announce():
+                asyncio.get_running_loop().call_later(wait_s, self._end, received)
+                return
+        self._end(received)  # Ctrl+C, or whoever does not want to wait
+
+    def _end(self, received: int) -> None:
         self.handle_exit(received, None)
         self._stopping.set()

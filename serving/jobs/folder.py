@@ -45,6 +45,7 @@ class Job:
         outputs: Per head: name, uri, shape, datatype.
         seconds: That the last start took.
         error: Why it failed.
+        request_id: Of the request that brought it.
     """
 
     id: str
@@ -58,15 +59,16 @@ class Job:
     outputs: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     error: str = ""
+    request_id: str = ""
 
     def at(self, state: str, **changes: Any) -> "Job":
         """The job in another state."""
         return replace(self, state=state, changed=time.time(), **changes)
 
 
-def new_job(model: str, document: Mapping[str, Any]) -> Job:
-    """A job that waits."""
-    return Job(uuid.uuid4().hex, model, document)
+def new_job(model: str, document: Mapping[str, Any], identity: str | None = None, request_id: str = "") -> Job:
+    """A job that waits; its id may be the client's."""
+    return Job(identity or uuid.uuid4().hex, model, document, request_id=request_id)
 
 
 class JobFolder:
@@ -135,6 +137,6 @@ class JobFolder:
 def _read(path: Path) -> Job:
     try:
         record = json.loads(path.read_text())
-        return Job(**{each.name: record[each.name] for each in fields(Job)})
-    except (KeyError, TypeError, ValueError) as error:
+        return Job(**{each.name: record[each.name] for each in fields(Job) if each.name in record})
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"{path} is no record of a job: {error!r}. Remove its folder.") from error

@@ -10,10 +10,12 @@ requests' windows on the device (`serving.executor`).
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -27,7 +29,7 @@ from kserve.errors import InvalidInput
 from cyto_dl.data.image import Image
 from serving.errors import Busy, Gone, answer_to
 from serving.executor import Work
-from serving.jobs.folder import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, UNFINISHED, Job, JobFolder, new_job
+from serving.jobs.folder import CANCELLED, FAILED, ID, QUEUED, RUNNING, SUCCEEDED, UNFINISHED, Job, JobFolder, new_job
 from serving.limits import Limits
 from serving.messages.files import read_file
 from serving.messages.parameters import Asked, read_asked
@@ -35,6 +37,7 @@ from serving.messages.requests import choose_heads
 from serving.model import BundleModel
 from serving.references.addresses import Addresses
 from serving.references.transfer import KEYS, read_format, read_image_at, write_results
+from serving.telemetry.observation import Listener, Observation, begin, end, observation
 
 logger = logging.getLogger(__name__)
 
@@ -108,39 +111,71 @@ class JobQueue:
         self._max_jobs, self._keep_s = max_jobs, keep_s
         self._jobs = {job.id: job for job in folder.restore()}
         self._works: dict[str, Work] = {}  # of the one that runs
-        self._num_coming = 0  # accepted, and not yet written
+        self._coming: dict[str, asyncio.Task[Job]] = {}  # accepted, and not yet written
+        self.listener: Listener = lambda observed: None  # is told of every start that ended
         self._changed = asyncio.Event()
         self._turn = asyncio.Lock()  # records are written in the order of the changes
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="job")
 
-    def check_room(self) -> None:
+    def check_room(self, identity: str | None = None) -> None:
         """See that one more job may come, before its body is read.
 
+        Args:
+            identity: That the client gave it; one that is here already takes no more room.
+
         Raises:
+            InvalidInput: It is no id.
             Busy: There are as many as may wait.
         """
-        unfinished = sum(job.state in UNFINISHED for job in self._jobs.values()) + self._num_coming
+        if identity is not None and not ID.fullmatch(identity):
+            raise InvalidInput("X-Job-Id: a job's id is 32 hexadecimal digits in lower case, drawn at random")
+        if identity in self._jobs or identity in self._coming:
+            return
+        unfinished = sum(job.state in UNFINISHED for job in self._jobs.values()) + len(self._coming)
         if unfinished >= self._max_jobs:
             raise Busy(retry_after_s=RETRY_AFTER_S, what=f"has the {self._max_jobs} jobs that it takes")
 
-    async def submit(self, model: BundleModel, document: Mapping[str, Any], content: bytes | None) -> Job:
+    async def submit(
+        self, model: BundleModel, document: Mapping[str, Any], content: bytes | None, identity: str | None = None
+    ) -> Job:
         """Take a job, with the file that was posted; when this returns, it is not lost any more.
 
+        Args:
+            model: That computes it.
+            document: The request.
+            content: The file.
+            identity: That the client gave it. A job that is here already is not taken again: its client asks a second
+                time when it has lost the first answer.
+
         Raises:
-            InvalidInput, Closed: The request is wrong.
+            InvalidInput, Closed: The request is wrong, or the id is that of a job which asks for something else.
             Busy: There are as many jobs as may wait.
         """
         read_task(document, model, self._limits, self._addresses)
-        self.check_room()
-        job = new_job(model.name, document)
-        self._num_coming += 1
+        self.check_room(identity)
+        job = new_job(model.name, document, identity, observation().id)
+        if job.id not in self._jobs:
+            if job.id not in self._coming:
+                self._coming[job.id] = asyncio.create_task(self._add(job, content))
+            # a client that goes away does not take back its job, for which it may ask again
+            await asyncio.shield(self._coming[job.id])
+        found = self._jobs.get(job.id, job)
+        if (found.model, found.document) != (job.model, job.document):
+            raise InvalidInput("X-Job-Id: there is a job of this id that asks for something else; draw another")
+        return found
+
+    async def _add(self, job: Job, content: bytes | None) -> Job:
         try:
-            await asyncio.shield(asyncio.to_thread(self._folder.add, job, content))
+            await asyncio.to_thread(self._folder.add, job, content)
+            self._jobs[job.id] = job
         finally:
-            self._num_coming -= 1
-        self._jobs[job.id] = job
+            self._coming.pop(job.id)
         self._changed.set()
         return job
+
+    def counts(self) -> Mapping[tuple[str, str], int]:
+        """How many jobs there are of each model and state."""
+        return Counter((job.model, job.state) for job in list(self._jobs.values()))
 
     def of_model(self, model: str) -> list[Job]:
         """All jobs of a model, the oldest first."""
@@ -205,9 +240,12 @@ class JobQueue:
             return
         self._works[job.id] = work = Work(math.inf)
         job = await self._put(job.at(RUNNING, num_starts=job.num_starts + 1))
+        observed = Observation(job.request_id or job.id, f"job {job.id}", "job", job.model, work=work)
+        context = contextvars.copy_context()
+        context.run(begin, observed)  # what the model finds on its way is noted there
         try:
             loop = asyncio.get_running_loop()
-            outputs = await loop.run_in_executor(self._thread, self._compute, job, work)
+            outputs = await loop.run_in_executor(self._thread, context.run, self._compute, job, work)
             ended = job.at(SUCCEEDED, outputs=outputs)
         except asyncio.CancelledError:
             work.cancel()
@@ -222,13 +260,16 @@ class JobQueue:
         if self._jobs.get(job.id) is job:  # else it was cancelled meanwhile, which its client has heard
             seconds = round(work.elapsed_s, 3)
             await self._put(ended.at(ended.state, num_windows=work.num_windows, seconds=seconds))
+        observed.error = ended.error
+        end(observed, self._jobs.get(job.id, ended).state, listener=self.listener)
 
     async def _put(self, job: Job) -> Job:
         self._jobs[job.id] = job
         async with self._turn:
             await asyncio.to_thread(self._folder.save, job)
         fields = {"job": job.id, "model": job.model, "state": job.state, "seconds": job.seconds, "error": job.error}
-        logger.info("job %s of %s: %s", job.id, job.model, job.state, extra={"fields": fields})
+        extra = {"fields": fields, "request_id": job.request_id}
+        logger.info("job %s of %s: %s", job.id, job.model, job.state, extra=extra)
         return job
 
     def _compute(self, job: Job, work: Work) -> list[dict[str, Any]]:

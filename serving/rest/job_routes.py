@@ -23,6 +23,7 @@ from serving.messages.dataplane import ImageDataPlane
 from serving.messages.files import FileBody
 from serving.messages.media_types import TIFF
 from serving.model import BundleModel
+from serving.rest import openapi
 
 
 class NotDone(FailedPrecondition):
@@ -40,14 +41,15 @@ def add_job_routes(app: FastAPI, dataplane: ImageDataPlane, jobs: JobQueue | Non
         return jobs
 
     async def submit(model_name: str, request: Request) -> JSONResponse:
-        queue().check_room()
+        identity = request.headers.get("x-job-id")
+        queue().check_room(identity)
         model = dataplane.get_model_from_registry(model_name)
         if not isinstance(model, BundleModel) or not await dataplane.model_ready(model_name):
             raise ModelNotReady(model_name)
         headers = dict(request.headers)
         payload, _ = dataplane.decode(await request.body(), headers, PredictorProtocol.REST_V1.value, model_name)
         document, content = _document(payload, headers, dict(request.query_params))
-        job = await queue().submit(model, document, content)
+        job = await queue().submit(model, document, content, identity)
         return JSONResponse(_described(job, queue()), 202, {"location": _address(job)})
 
     async def listed(model_name: str) -> JSONResponse:
@@ -66,11 +68,15 @@ def add_job_routes(app: FastAPI, dataplane: ImageDataPlane, jobs: JobQueue | Non
         return FileResponse(queue().result(job, head), media_type=TIFF, filename=f"{head}.ome.tif")
 
     every, one = "/v2/models/{model_name}/jobs", "/v2/models/{model_name}/jobs/{job_id}"
-    app.add_api_route(every, submit, methods=["POST"], status_code=202, response_model=None)
-    app.add_api_route(every, listed, methods=["GET"], response_model=None)
-    app.add_api_route(one, described, methods=["GET"], response_model=None)
-    app.add_api_route(one, cancel, methods=["DELETE"], response_model=None)
-    app.add_api_route(f"{one}/result", result, methods=["GET"], response_model=None)
+    for path, route, method, told in (
+        (every, submit, "POST", openapi.SUBMIT),
+        (every, listed, "GET", openapi.JOBS),
+        (one, described, "GET", openapi.JOB),
+        (one, cancel, "DELETE", openapi.JOB),
+        (f"{one}/result", result, "GET", openapi.RESULT),
+    ):
+        status = 202 if method == "POST" else 200
+        app.add_api_route(path, route, methods=[method], status_code=status, response_model=None, openapi_extra=told)
 
 
 def _document(

@@ -5,8 +5,10 @@ The routes read bodies themselves, without a copy, so FastAPI cannot tell what i
 
 from typing import Any
 
-from serving.messages.media_types import JSON, NPY
+from serving.jobs.folder import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
+from serving.messages.media_types import JSON, NPY, TIFF
 from serving.messages.requests import DATATYPES
+from serving.references.transfer import FORMATS
 
 _BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _TEXTS = {"type": "array", "items": {"type": "string"}}
@@ -69,3 +71,61 @@ PREDICT: dict[str, Any] = {
     },
     "parameters": [_header("X-Outputs", "Heads for a file, separated by commas.")],
 }
+
+_JOB_REQUEST = {
+    "type": "object",
+    "required": ["image_uri"],
+    "properties": {
+        "image_uri": {
+            "type": "string",
+            "description": "Where the operator allows to read: s3://..., file:///..., /...",
+        },
+        "output_uri": {"type": "string", "description": "Folder for the results; else they are fetched from here."},
+        "format": {"enum": list(FORMATS)},
+        "outputs": _TEXTS | {"description": "Heads."},
+        "parameters": _PARAMETERS,
+    },
+    "additionalProperties": False,
+}
+_NUMBER, _COUNT = {"type": "number"}, {"type": "integer", "minimum": 0}
+_RESULT = {
+    "type": "object",
+    "required": ["name", "uri"],
+    "properties": {"name": {"type": "string"}, "uri": {"type": "string"}},
+}
+_JOB = {
+    "type": "object",
+    "required": ["id", "model_name", "state", "progress", "outputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "model_name": {"type": "string"},
+        "state": {"enum": [QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED]},
+        "created": _NUMBER,
+        "changed": _NUMBER,
+        "progress": {"type": "object", "properties": {"windows": _COUNT, "of": _COUNT | {"type": ["integer", "null"]}}},
+        "seconds": _NUMBER,
+        "outputs": {"type": "array", "items": _RESULT},
+        "error": {"type": "string"},
+    },
+}
+_JOBS = {"type": "object", "required": ["jobs"], "properties": {"jobs": {"type": "array", "items": _JOB}}}
+
+
+def _answers(status: str, description: str, content: dict[str, Any]) -> dict[str, Any]:
+    return {"responses": {status: {"description": description, "content": content}}}
+
+
+SUBMIT: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {JSON: {"schema": _JOB_REQUEST}} | dict.fromkeys((NPY, TIFF, "image/png", "image/jpeg"), _BYTES),
+    },
+    "parameters": [
+        _header("X-Outputs", "Heads for a file, separated by commas."),
+        _header("X-Job-Id", "32 hexadecimal digits, drawn by the client: who asks again with them gets the same job."),
+    ],
+    **_answers("202", "Taken; Location says where it is.", {JSON: {"schema": _JOB}}),
+}
+JOBS = _answers("200", "All jobs of the model, the oldest first.", {JSON: {"schema": _JOBS}})
+JOB = _answers("200", "The job as it is now.", {JSON: {"schema": _JOB}})
+RESULT = _answers("200", "An OME-TIFF.", {TIFF: _BYTES})

@@ -4,7 +4,7 @@ KServe's four histograms are left out: their last bucket is 10 s, and what they 
 Every server has a registry of its own; the names of models are those that it serves, never what a client wrote.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from fastapi import Request, Response
 from kserve import Model
@@ -88,6 +88,10 @@ class Metrics:
         for quantity, score in observed.drift_scores.items():
             self._drift.labels(model, quantity).observe(score)
 
+    def watch_jobs(self, counts: Callable[[], Mapping[tuple[str, str], int]]) -> None:
+        """Tell how many jobs there are of each model and state; `count` is told of those that end."""
+        self.registry.register(_Jobs(counts))
+
     async def answer(self, request: Request) -> Response:
         """The answer to GET /metrics."""
         encode, content_type = exposition.choose_encoder(request.headers.get("accept", ""))
@@ -111,3 +115,17 @@ class _Models(Collector):
             identity = model.identity
             info.add_metric([name, identity.version, identity.sha256, identity.engine, identity.device], 1)
         yield info
+
+
+class _Jobs(Collector):
+    """The jobs that are kept now."""
+
+    def __init__(self, counts: Callable[[], Mapping[tuple[str, str], int]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """How many there are of each model and state."""
+        found = GaugeMetricFamily("cyto_dl_jobs", "Jobs that are kept, by their state.", labels=["model", "state"])
+        for labels, number in self._counts().items():
+            found.add_metric(labels, number)
+        yield found

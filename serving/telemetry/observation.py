@@ -37,7 +37,7 @@ class Observation:
     Args:
         id: Of the client (X-Request-Id), or made here.
         what: Method and path, or gRPC method.
-        protocol: v1, v2 or grpc for a prediction; "" for every other request.
+        protocol: v1, v2, grpc or job for a prediction; "" for every other request.
         model: Name in the address; None until it is known.
     """
 
