@@ -1,2 +1,3 @@
 from .client import Client as Client
+from .jobs import RemoteJob as RemoteJob
 from .patience import EndpointError as EndpointError

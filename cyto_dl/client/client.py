@@ -11,15 +11,19 @@ import time
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from os import PathLike
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from cyto_dl.client.jobs import RemoteJob
 from cyto_dl.client.patience import EndpointError
 from cyto_dl.client.tensors import Question, sendable
 from cyto_dl.data.image import Image, SelectionError, read_image
 from cyto_dl.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    from cyto_dl.client.rest import RestTransport
 
 _POLL_S = 1.0
 
@@ -56,7 +60,7 @@ class Client:
     def __init__(
         self, url: str, model: str | None = None, *, token: str | None = None, timeout_s: float = 600.0
     ) -> None:
-        self.url, self._model = url, model
+        self.url, self._model, self._timeout_s = url, model, timeout_s
         self._transport = _transport(url, token=token, timeout_s=timeout_s)
 
     @cached_property
@@ -102,30 +106,32 @@ class Client:
 
     def predict(
         self,
-        image: np.ndarray | Image,
+        image: np.ndarray | Image | str,
         heads: Iterable[str] | None = None,
         parameters: Mapping[str, Any] | None = None,
-    ) -> dict[str, np.ndarray]:
+        *,
+        output_uri: str | None = None,
+    ) -> dict[str, Any]:
         """One image per head, C (Z) Y X: what the bundle's `Predictor` gives for the same image.
 
         Args:
             image: Intensities as acquired, C (Z) Y X; without the channel axis where the model takes one channel. An
-                `Image` brings its pixel size.
+                `Image` brings its pixel size. A text is the address of a file that the server reads, as s3://...
             heads: Compute only these.
             parameters: As the metadata list them, as {"overlap": 0.5}.
+            output_uri: With an address: folder where the server writes; the addresses are given instead of images.
 
         Raises:
             ImageError: The image is not one that the model takes, or too large.
             ConfigError: There is no such model, head or parameter, or the token is wrong.
             EndpointError: The server cannot be reached, has no room, or failed.
         """
-        chosen = () if heads is None else tuple(heads)
-        if heads is not None and not chosen:
-            raise ConfigError(f"no prediction without a head. Choose among {', '.join(self.outputs)}.")
-        asked = dict(parameters or {})
-        array, path = (image.array, f"{image.path}: ") if isinstance(image, Image) else (np.asarray(image), "")
-        if isinstance(image, Image) and image.spacing_um is not None:
-            asked.setdefault("spacing_um", list(image.spacing_um))
+        chosen = self._chosen(heads)
+        if isinstance(image, str):
+            return self._rest.predict_at(self.model, _document(image, chosen, dict(parameters or {}), output_uri))
+        if output_uri is not None:
+            raise ConfigError("output_uri goes with the address of an image, or with submit(...).")
+        array, path, asked = _told(image, parameters)
         if "axes" in asked and "N" not in str(asked["axes"]).upper():
             asked["axes"] = f"N{asked['axes']}"
         try:
@@ -133,6 +139,46 @@ class Client:
             return self._transport.infer(self.model, question)
         except ImageError as error:
             raise ImageError(f"{path}{error}") from error
+
+    def submit(
+        self,
+        image: np.ndarray | Image | str,
+        heads: Iterable[str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        output_uri: str | None = None,
+    ) -> RemoteJob:
+        """Have an image predicted without waiting for it; over HTTP, where the operator allows it.
+
+        A question whose answer was lost is asked again, and is no second job.
+
+        Args:
+            image, heads, parameters: As of `predict`.
+            output_uri: Folder where the server writes the results, of an image that is sent too.
+
+        Raises:
+            ImageError, ConfigError, EndpointError: As `predict`.
+        """
+        chosen = self._chosen(heads)
+        if isinstance(image, str):
+            return self._job(
+                self._rest.submit(self.model, None, _document(image, chosen, dict(parameters or {}), output_uri))
+            )
+        array, path, asked = _told(image, parameters)
+        try:
+            told = self._rest.submit(self.model, sendable(array), _document(None, chosen, asked, output_uri))
+        except ImageError as error:
+            raise ImageError(f"{path}{error}") from error
+        return self._job(told)
+
+    def job(self, identity: str) -> RemoteJob:
+        """A job that was submitted before, by whichever client.
+
+        Raises:
+            ConfigError: The server has no such job, or not any more.
+            EndpointError: The server cannot be reached.
+        """
+        return self._job(self._rest.document("GET", f"/v2/models/{self.model}/jobs/{identity}"))
 
     @property
     def outputs(self) -> dict[str, Any]:
@@ -160,6 +206,23 @@ class Client:
             takes = f"the model takes {' '.join(told['axes'][1:])} with {self._input['shape'][1]} channel(s)"
             raise ImageError(f"{path}: {error.found}; {takes}. {error.remedy}") from error
 
+    def _chosen(self, heads: Iterable[str] | None) -> tuple[str, ...]:
+        chosen = () if heads is None else tuple(heads)
+        if heads is not None and not chosen:
+            raise ConfigError(f"no prediction without a head. Choose among {', '.join(self.outputs)}.")
+        return chosen
+
+    def _job(self, told: Mapping[str, Any]) -> RemoteJob:
+        return RemoteJob(self._rest, self.model, told, patience_s=self._timeout_s)
+
+    @property
+    def _rest(self) -> "RestTransport":
+        from cyto_dl.client.rest import RestTransport
+
+        if not isinstance(self._transport, RestTransport):
+            raise ConfigError(f"{self.url}: addresses and jobs are asked for over http:// or https://, not over gRPC.")
+        return self._transport
+
     @cached_property
     def _described(self) -> dict[str, Any]:
         """The metadata as they were at the first question."""
@@ -169,6 +232,25 @@ class Client:
     def _input(self) -> dict[str, Any]:
         described: dict[str, Any] = self._described["inputs"][0]
         return described
+
+
+def _told(image: np.ndarray | Image, parameters: Mapping[str, Any] | None) -> tuple[np.ndarray, str, dict[str, Any]]:
+    """An image's pixels, how messages begin about it, and the parameters with its pixel size."""
+    asked = dict(parameters or {})
+    if not isinstance(image, Image):
+        return np.asarray(image), "", asked
+    if image.spacing_um is not None:
+        asked.setdefault("spacing_um", list(image.spacing_um))
+    return image.array, f"{image.path}: ", asked
+
+
+def _document(
+    address: str | None, heads: Iterable[str], parameters: Mapping[str, Any], output_uri: str | None
+) -> dict[str, Any]:
+    """A request by reference, as the server reads it."""
+    places = {"image_uri": address, "output_uri": output_uri}
+    given = {name: value for name, value in places.items() if value is not None}
+    return {**given, "outputs": list(heads), "parameters": dict(parameters)}
 
 
 def _transport(url: str, *, token: str | None, timeout_s: float) -> Transport:

@@ -21,7 +21,13 @@ Result = TypeVar("Result")
 TRIES = 6  # with the pauses between them some 15 s: a pod that is replaced is back, a wrong address is told soon
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
-_ABOUT_THE_QUESTION = ("outputs:", "parameters:", "inputs:")  # how the server's messages begin that are not the image's
+_ABOUT_THE_QUESTION = (
+    "outputs:",
+    "parameters:",
+    "inputs:",
+    "output_uri:",
+    "format:",
+)  # how the server's messages begin that are not the image's
 
 
 class EndpointError(StorageError):
@@ -76,7 +82,9 @@ def error_of_status(status: int, said: str, *, where: str) -> CytoDLError | Pass
     """
     if status in (429, 502, 503):
         return PassingError(f"{where}: {said}", is_full=status == 429)
-    if status in (401, 403):
+    if status == 403:
+        return ConfigError(f"{where}: {said}. Ask its operator.")
+    if status == 401:
         return ConfigError(f"{where}: {said}. Give the token that its operator has handed out (--token-file, token=).")
     if status == 504:
         return ImageError(f"{said}; a smaller image, fewer heads or a smaller overlap take less time")

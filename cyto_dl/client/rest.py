@@ -1,7 +1,9 @@
 """V2 over REST with binary tensors: a JSON header, and after it the bytes of the images."""
 
+import io
 import json
 import time
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +16,7 @@ from cyto_dl.client.tensors import Question, array_of
 from cyto_dl.errors import ConfigError
 
 _LENGTH = "Inference-Header-Content-Length"
+_NPY, _NPZ = "application/x-npy", "application/x-npz"
 _CONNECT_S = 10.0
 _LONGEST_WORDS = 500  # of an answer that is not ours, as a proxy's page
 
@@ -37,15 +40,40 @@ class RestTransport:
         """The images of the heads, C (Z) Y X."""
         body, length = _encoded(question)
         headers = {_LENGTH: str(length), "Content-Type": "application/octet-stream"}
-        return _decoded(self._patiently("POST", f"/v2/models/{model}/infer", data=body, headers=headers))
+        return _decoded(self.call("POST", f"/v2/models/{model}/infer", data=body, headers=headers))
 
     def metadata(self, model: str) -> dict[str, Any]:
         """What the server tells of a model."""
-        return dict(_json(self._patiently("GET", f"/v2/models/{model}")))
+        return dict(_json(self.call("GET", f"/v2/models/{model}")))
 
     def models(self) -> list[str]:
         """The names of the models that are served."""
-        return list(_json(self._patiently("GET", "/v1/models"))["models"])
+        return list(_json(self.call("GET", "/v1/models"))["models"])
+
+    def document(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+        """The JSON object of an answer."""
+        return dict(_json(self.call(method, path, **content)))
+
+    def predict_at(self, model: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        """The images of the heads, C (Z) Y X, of a file that the server reads; or where it has written them."""
+        path, headers = f"/v1/models/{model}:predict", {} if "output_uri" in document else {"Accept": _NPZ}
+        answer = self.call("POST", path, json=document, headers=headers)
+        if "output_uri" in document:
+            return {each["name"]: each["uri"] for each in _json(answer)["outputs"]}
+        with np.load(io.BytesIO(answer.content), allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def submit(self, model: str, image: np.ndarray | None, document: Mapping[str, Any]) -> dict[str, Any]:
+        """What the server tells of a new job: of an image that is sent, or of one whose address is in the document."""
+        path, headers = f"/v2/models/{model}/jobs", {"X-Job-Id": uuid.uuid4().hex}
+        if image is None:
+            return self.document("POST", path, json=document, headers=headers)
+        body = io.BytesIO()
+        np.save(body, image, allow_pickle=False)
+        query = {name: _text(value) for name, value in document["parameters"].items()}
+        query |= {"output_uri": document["output_uri"]} if "output_uri" in document else {}
+        headers |= {"Content-Type": _NPY, "X-Outputs": ",".join(document["outputs"])}
+        return self.document("POST", path, data=body.getvalue(), params=query, headers=headers)
 
     def is_ready(self, model: str) -> bool:
         """Whether a model can predict, asked once."""
@@ -55,7 +83,8 @@ class RestTransport:
             raise EndpointError(str(error)) from error
         return True
 
-    def _patiently(self, method: str, path: str, **content: Any) -> requests.Response:
+    def call(self, method: str, path: str, **content: Any) -> requests.Response:
+        """The answer to a request, which is tried again where that may help."""
         return patiently(lambda left_s: self._ask(method, path, time_s=left_s, **content), timeout_s=self._timeout_s)
 
     def _ask(self, method: str, path: str, *, time_s: float, **content: Any) -> requests.Response:
@@ -141,6 +170,13 @@ def _failure(answer: requests.Response, where: str) -> Exception:
         seconds = answer.headers.get("retry-after", "")
         error.retry_after_s = float(seconds) if seconds.isdecimal() else None
     return error
+
+
+def _text(value: Any) -> str:
+    """A parameter as an address has it."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _reason(error: Exception) -> str:

@@ -9,6 +9,7 @@ import uvicorn
 from cyto_dl.inference.predictor import Predictor
 from serving.access import Access
 from serving.executor import Executor
+from serving.jobs.queue import computing
 from serving.model import BundleModel
 from serving.server import BundleServer
 from tests.serving.conftest import make_predictor
@@ -27,10 +28,10 @@ class Listening:
 
 
 @contextmanager
-def listening(*dims, access=None):
+def listening(*dims, access=None, **settings):
     """A server on loopback ports, with the models cells_2 and cells_3, or one of them."""
     executor = Executor(max_running=1, max_waiting=2)
-    server = BundleServer(executor, load=None, **({"access": access} if access else {}))
+    server = BundleServer(executor, load=None, **({"access": access} if access else {}), **settings)
     predictors = {f"cells_{each}": make_predictor(each) for each in dims}
     for name, predictor in predictors.items():
         server.register_model(BundleModel(name, predictor, executor))
@@ -42,11 +43,12 @@ def listening(*dims, access=None):
         calls = server.grpc_server(0)
         await calls.start()
         loops.append(calls.port)
-        serving = asyncio.create_task(http.serve())
-        while not http.started:
-            await asyncio.sleep(0.01)
-        started.set()
-        await serving
+        async with computing(server.jobs):
+            serving = asyncio.create_task(http.serve())
+            while not http.started:
+                await asyncio.sleep(0.01)
+            started.set()
+            await serving
         await calls.stop(0)
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
