@@ -10,6 +10,8 @@ fails ends the process with a message and exit code 2.
 
 import asyncio
 import logging
+import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -68,8 +70,10 @@ async def _serve(server: "BundleServer", settings: Settings) -> None:
     http, grpc = settings.http_port, settings.grpc_port
     for name in server.models.get_models():
         logger.info("model %s: /v1/models/%s:predict on port %d, gRPC on port %d", name, name, http, grpc)
-    await server.serve(http_port=http, grpc_port=grpc)
+    await server.serve(http_port=http, grpc_port=grpc, drain_s=settings.drain_s)
 
 
 if __name__ == "__main__":
+    # While bundles are loaded nothing is lost; and without a handler the first process of a container hears no signal.
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     sys.exit(main())

@@ -23,6 +23,7 @@ class Settings:
     max_running: int
     max_waiting: int
     timeout_s: int
+    drain_s: int
     max_body_mib: int
     max_message_mib: int
     max_buffered_mib: int
@@ -97,6 +98,10 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     }
     for option, (default, meaning) in limits.items():
         group.add_argument(option, type=_positive, default=default, metavar="N", help=f"{meaning} (default: {default})")
+    group.add_argument(
+        "--drain-s", type=_natural, default=0, metavar="N",
+        help="seconds that new requests are still taken after SIGTERM, while it says that it is not ready (default: 0)",
+    )  # fmt: skip
 
 
 def _add_files(group: argparse._ArgumentGroup) -> None:
@@ -134,6 +139,13 @@ def _add_observation(group: argparse._ArgumentGroup) -> None:
         help="what to do with an image unlike those of the training: count it, say so (default), or refuse it",
     )
     group.add_argument("--log-format", default="text", choices=["text", "json"], help="lines for people, or JSON")
+
+
+def _natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
+    return number
 
 
 def _positive(text: str) -> int:

@@ -70,7 +70,9 @@ class RequestHeader(BaseModel):
 
 
 class ImageDataPlane(DataPlane):
-    """Decodes requests to arrays' bytes, and is ready only while every model is."""
+    """Decodes requests to arrays' bytes, and is ready only while every model is, and the server does not stop."""
+
+    is_stopping = False
 
     def decode(
         self,
@@ -94,10 +96,14 @@ class ImageDataPlane(DataPlane):
         """What the server is. Versions of libraries are nobody's business; a model's metadata has the bundle's."""
         return {"name": "cyto-dl", "version": "", "extensions": ["model_repository", "binary_tensor_data"]}
 
+    async def model_ready(self, model_name: str, disable_predictor_health_check: bool = False) -> bool:
+        """Whether requests for a model should be sent here; those that come are answered as long as it listens."""
+        return await super().model_ready(model_name, disable_predictor_health_check) and not self.is_stopping
+
     async def ready(self) -> bool:
         """Whether there is a model, and every model can predict."""
         models = self.model_registry.get_models().values()
-        return bool(models) and all([await model.healthy() for model in models])
+        return not self.is_stopping and bool(models) and all([await model.healthy() for model in models])
 
 
 def decode_tensors(body: bytes, headers: Mapping[str, str], model_name: str) -> InferRequest:

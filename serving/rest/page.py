@@ -22,6 +22,7 @@ from serving.executor import Work
 from serving.messages.dataplane import ImageDataPlane
 from serving.messages.files import FILE_BEGINNINGS, FileBody
 from serving.messages.media_types import NPY
+from serving.model import BundleModel
 
 _PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 
@@ -53,12 +54,12 @@ def add_page(app: FastAPI, dataplane: ImageDataPlane) -> None:
         return JSONResponse(await dataplane.live(), headers={"vary": "Accept"})
 
     async def read(model_name: str, request: Request) -> Response:
-        if not await dataplane.model_ready(model_name):
+        model = dataplane.get_model_from_registry(model_name)
+        if not isinstance(model, BundleModel) or not model.ready:
             raise ModelNotReady(model_name)
         body = await request.body()
         if not body.startswith(FILE_BEGINNINGS):
             raise InvalidInput("the body is no image: TIFF, PNG, JPEG and .npy are")
-        model = dataplane.get_model_from_registry(model_name)
         # where predictions are computed: it takes as much memory
         content = await model.executor.run(
             Work(model.limits.timeout_s), lambda: _npy(model.read(FileBody(body), {}).images[0].array)

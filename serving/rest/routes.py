@@ -36,7 +36,7 @@ def add_routes(app: FastAPI, dataplane: ImageDataPlane, executor: Executor, addr
 
     async def predict(model_name: str, request: Request, protocol: PredictorProtocol) -> Response:
         model = dataplane.get_model_from_registry(model_name)
-        if not isinstance(model, BundleModel) or not await dataplane.model_ready(model_name):
+        if not isinstance(model, BundleModel) or not model.ready:
             raise ModelNotReady(model_name)
         executor.check_room()
         body, headers, work = await request.body(), dict(request.headers), Work(model.limits.timeout_s)

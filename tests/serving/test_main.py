@@ -30,6 +30,7 @@ def test_the_command_line_knows_kserves_names():
         "max_running": 4,
         "max_waiting": 16,
         "timeout_s": 300,
+        "drain_s": 0,
         "max_body_mib": 256,
         "max_message_mib": 256,
         "max_buffered_mib": 1024,
