@@ -15,7 +15,7 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest, ServerLiveRequest
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest, ServerLiveRequest, ServerReadyRequest
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from tests.serving.process import PATIENCE_S, ROOT, started, wait_until_ready
@@ -160,6 +160,35 @@ def test_sigterm_refuses_new_requests_of_both_protocols_and_finishes_those_that_
         assert not answer.done()
         assert answer.result(PATIENCE_S).status_code == 200
         assert server.process.wait(PATIENCE_S) == 0
+
+
+def test_a_server_that_drains_is_not_ready_and_answers_until_it_is_over(tmp_path):
+    image = npy(np.zeros((1, 64, 64), np.uint8))
+    with started(f"first={BUNDLE}", tmp_path / "log", arguments=["--drain-s", "600"]) as server:
+        wait_until_ready(server, "first")
+        server.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + PATIENCE_S
+        while server.call("GET", "/v2/models/first/ready").status_code != 503:
+            assert time.monotonic() < deadline
+        assert server.call("GET", "/v2/health/live").status_code == 200
+        assert server.call("POST", PREDICT, content=image).status_code == 200
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            ready = GRPCInferenceServiceStub(channel).ServerReady(ServerReadyRequest(), timeout=PATIENCE_S)
+        assert not ready.ready
+        server.process.send_signal(signal.SIGTERM)  # not to wait ten minutes
+        assert server.process.wait(PATIENCE_S) == 0
+
+
+def test_sigterm_ends_a_server_that_loads(tmp_path):
+    with started(f"first={BUNDLE}", tmp_path / "log") as server:
+        handled = Path(f"/proc/{server.process.pid}/status")
+        deadline = time.monotonic() + PATIENCE_S
+        while not int(re.findall(r"SigCgt:\s+(\w+)", handled.read_text())[0], 16) & 1 << (signal.SIGTERM - 1):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE_S) == 128 + signal.SIGTERM
+        assert "running on" not in server.log.read_text()
 
 
 def _listens(server):
