@@ -4,6 +4,7 @@ Heavy libraries are imported by the command that needs them, so that --help answ
 """
 
 import argparse
+import functools
 import importlib
 import os
 import sys
@@ -16,6 +17,7 @@ from cyto_dl.config import exit_with
 from cyto_dl.errors import ConfigError, CytoDLError
 
 if TYPE_CHECKING:
+    from cyto_dl.client import Client
     from cyto_dl.inference.batch import ImageModel
 
 
@@ -79,6 +81,11 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     predict.add_argument("--endpoint", metavar="URL", help="a server instead of a bundle, as http://host:8080")
     predict.add_argument("--model", metavar="NAME", help="name of the server's model, where it has several")
     predict.add_argument("--token-file", metavar="FILE", help="a file with the token that the server asks for")
+    predict.add_argument(
+        "--job",
+        action="store_true",
+        help="long images: each as a job of the server, taken up again by the id it prints",
+    )
     predict.set_defaults(run=_predict)
 
 
@@ -120,15 +127,28 @@ def _predict(options: argparse.Namespace) -> None:
     if options.endpoint and options.bundle:  # the first image stands where a bundle would
         options.bundle, options.images = None, [options.bundle, *options.images]
     _check_predict(options)
+    if options.job:
+        _predict_jobs(options)
+        return
     from cyto_dl.inference.batch import check_all_predicted, image_files, predict_images
 
     paths = image_files(options.images)
-    predictor = _served(options) if options.endpoint else _loaded(options)
+    predictor = _client(options) if options.endpoint else _loaded(options)
     if options.manifest:
         paths = _column(options.manifest, options.column or predictor.input_name)
     table = predict_images(predictor, paths, options.output)
     print(f"{(table['status'] == 'ok').sum()} of {len(table)} images predicted into {options.output}")
     check_all_predicted(table, options.output)
+
+
+def _predict_jobs(options: argparse.Namespace) -> None:
+    from cyto_dl.client.submission import predict_jobs
+
+    client = _client(options)
+    words = options.images
+    if options.manifest:
+        words = _column(options.manifest, options.column or client.input_name)
+    predict_jobs(client, words, options.output, say=functools.partial(print, flush=True))  # seen before the wait
 
 
 def _check_predict(options: argparse.Namespace) -> None:
@@ -137,7 +157,7 @@ def _check_predict(options: argparse.Namespace) -> None:
         raise ConfigError("give a bundle or --endpoint, e.g. cyto-dl predict BUNDLE image.tif folder")
     if bool(options.images) == bool(options.manifest):
         raise ConfigError("give images or --manifest, one of the two, e.g. cyto-dl predict BUNDLE image.tif folder")
-    others = ("device", "engine", "allow_target") if options.endpoint else ("model", "token_file")
+    others = ("device", "engine", "allow_target") if options.endpoint else ("model", "token_file", "job")
     if wrong := [f"--{each.replace('_', '-')}" for each in others if getattr(options, each)]:
         reason = "the server has chosen it" if options.endpoint else "it is for --endpoint URL"
         raise ConfigError(f"leave out {wrong[0]}: {reason}.")
@@ -150,7 +170,7 @@ def _loaded(options: argparse.Namespace) -> "ImageModel":
     return load_bundle(options.bundle, allow=tuple(options.allow_target), **chosen)
 
 
-def _served(options: argparse.Namespace) -> "ImageModel":
+def _client(options: argparse.Namespace) -> "Client":
     from cyto_dl.client import Client
 
     return Client(options.endpoint, options.model, token=_token(options.token_file))

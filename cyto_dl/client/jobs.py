@@ -9,6 +9,7 @@ finds the job that it has already.
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from cyto_dl.client.patience import EndpointError
 from cyto_dl.data.formats import FileInMemory
 from cyto_dl.data.image import read_image
 from cyto_dl.errors import ImageError
+from cyto_dl.storage import atomic_path
 
 if TYPE_CHECKING:
     from cyto_dl.client.rest import RestTransport
@@ -100,11 +102,32 @@ class RemoteJob:
             ImageError: The job failed, in the server's words, or was cancelled.
             EndpointError, ConfigError: As `wait`.
         """
+        return {each["name"]: self._fetched(each) for each in self._outputs(progress)}
+
+    def save(self, folder: str, name: str, *, progress: bool = False) -> dict[str, str]:
+        """Wait, and keep the results as FOLDER/HEAD/NAME.ome.tif with their pixel size; head -> path.
+
+        Of a job with `output_uri` nothing is kept here: the addresses are given.
+
+        Raises:
+            ImageError, EndpointError, ConfigError: As `result`.
+        """
+        places = {}
+        for each in self._outputs(progress):
+            head, uri = str(each["name"]), str(each["uri"])
+            places[head] = str(Path(folder) / head / f"{name}.ome.tif") if self._is_here(uri) else uri
+            if self._is_here(uri):
+                with atomic_path(Path(places[head])) as temporary:
+                    temporary.write_bytes(self._transport.call("GET", uri).content)
+        return places
+
+    def _outputs(self, progress: bool) -> list[dict[str, Any]]:
+        """What the server tells of the results, once they are there."""
         self.wait(progress=progress)
         if self.state != "succeeded":
             reason = self._told.get("error") or "somebody has cancelled it"
             raise ImageError(f"the job {self.id} {'failed' if self.state == 'failed' else 'ended'}: {reason}.")
-        return {each["name"]: self._fetched(each) for each in self._told["outputs"]}
+        return list(self._told["outputs"])
 
     def cancel(self) -> None:
         """Stop the job; one that has ended is forgotten, with the results that the server keeps.
@@ -123,9 +146,13 @@ class RemoteJob:
     def _path(self) -> str:
         return f"/v2/models/{self._model}/jobs/{self.id}"
 
+    def _is_here(self, uri: str) -> bool:
+        """Whether the server keeps a result for its client to fetch."""
+        return uri.startswith(f"{self._path}/")
+
     def _fetched(self, output: Mapping[str, Any]) -> "np.ndarray | str":
         uri = str(output["uri"])
-        if not uri.startswith(f"{self._path}/"):
+        if not self._is_here(uri):
             return uri
         shape = output["shape"]
         content = self._transport.call("GET", uri).content

@@ -1,9 +1,12 @@
 """Jobs and addresses through the client: what `predict` gives, without an open connection."""
 
+import re
+
 import numpy as np
 import pytest
 import requests
 
+from cyto_dl import cli
 from cyto_dl.client import Client
 from cyto_dl.data.image import Image, read_image, write_image
 from cyto_dl.errors import ConfigError, ImageError
@@ -113,3 +116,23 @@ def test_jobs_and_addresses_are_not_asked_for_over_grpc(working):
 def test_a_server_without_jobs_says_so(served):
     with pytest.raises(ConfigError, match="takes no jobs"):
         Client(served.http, "cells_2").submit(image_of(2))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_command_line_submits_images_and_takes_jobs_up_again(working, place, tmp_path, capsys, dims):
+    path, asked = tmp_path / "a.ome.tif", ["predict", "--endpoint", working.http, "--model", f"cells_{dims}", "--job"]
+    for each in (path, place / f"b{dims}.ome.tif"):
+        write_image(each, image_of(dims), spacing_um=(0.5, 0.25, 0.25)[-dims:])
+    cli.main([*asked, str(path), f"file://{place}/b{dims}.ome.tif", "--output", str(tmp_path / "first")])
+    (identity,) = re.findall(r"job (\w{32}): .*/a\.ome\.tif", capsys.readouterr().out)
+    cli.main([*asked, identity, "--output", str(tmp_path / "second")])
+    wanted = Client(working.http, f"cells_{dims}").predict(image_of(dims))
+    for name in ("first/{}/a", f"first/{{}}/b{dims}", f"second/{{}}/{identity}"):
+        for head, array in wanted.items():
+            found = read_image(tmp_path / f"{name.format(head)}.ome.tif", spatial_dims=dims)
+            np.testing.assert_array_equal(found.array, array)
+            assert found.spacing_um == pytest.approx((0.5, 0.25, 0.25)[-dims:])  # float32 in the file
+    with pytest.raises(SystemExit) as end:
+        cli.main([*asked, f"file://{place}/none.tif", "--output", str(tmp_path / "third")])
+    assert end.value.code == 2
+    assert "1 of 1 jobs gave no result" in capsys.readouterr().err
