@@ -1,82 +1,20 @@
 """Jobs: taken, computed one after the other, cancelled, kept over the end of a server."""
 
 import asyncio
-import contextlib
 import dataclasses
 import io
 import json
-import threading
 
 import numpy as np
 import pytest
 
 from cyto_dl.data.image import read_image, write_image
 from cyto_dl.errors import ConfigError
-from serving.executor import Executor
 from serving.jobs.folder import QUEUED, RUNNING, JobFolder, new_job
-from serving.jobs.queue import MAX_STARTS, JobQueue, computing
-from serving.limits import DEFAULTS
-from serving.model import BundleModel
-from serving.references.addresses import Addresses
-from serving.server import BundleServer
+from serving.jobs.queue import MAX_STARTS
 from tests.serving.conftest import ask, client_of, make_predictor
+from tests.serving.jobs.conftest import JOBS, PATIENCE_S, HeldNetwork, running, until
 from tests.serving.wire import npy
-
-JOBS = "/v2/models/cells/jobs"
-PATIENCE_S = 60
-
-
-class HeldNetwork:
-    """A network that waits before every batch until it is let go."""
-
-    def __init__(self, network):
-        self._network, self.entered, self.released = network, threading.Semaphore(0), threading.Event()
-
-    @property
-    def heads(self):
-        return self._network.heads
-
-    def only(self, heads):
-        return self
-
-    def __call__(self, windows):
-        self.entered.release()
-        assert self.released.wait(PATIENCE_S)
-        return self._network(windows)
-
-
-@pytest.fixture(params=[2, 3])
-def dims(request):
-    return request.param
-
-
-@pytest.fixture
-def serve(tmp_path):
-    """Makes a server whose jobs lie in a folder, with the bundle `cells`; again and again in the same one."""
-
-    def make(dims=2, *, network=None, metadata=None, serves=True, **settings):
-        executor = Executor(max_running=2, max_waiting=2)
-        addresses = Addresses((str(tmp_path),), (str(tmp_path / "out"),))
-
-        def open_jobs(models):
-            return JobQueue(JobFolder(tmp_path / "jobs"), models, limits=DEFAULTS, addresses=addresses, **settings)
-
-        server = BundleServer(executor, load=None, addresses=addresses, open_jobs=open_jobs)
-        predictor = make_predictor(dims)
-        if network is not None:
-            predictor = dataclasses.replace(predictor, network=network, metadata=metadata or {})
-        if serves:
-            server.register_model(BundleModel("cells", predictor, executor))
-        return server
-
-    return make
-
-
-async def until(client, location, *states):
-    async with asyncio.timeout(PATIENCE_S):
-        while (job := (await client.get(location)).json())["state"] not in states:
-            await asyncio.sleep(0.01)
-    return job
 
 
 def records(tmp_path):
@@ -89,12 +27,6 @@ def leave_unfinished(tmp_path, content, **changes):
     job = dataclasses.replace(new_job("cells", {"outputs": ["seg"]}), **changes)
     folder.add(job, content)
     return job.id
-
-
-@contextlib.asynccontextmanager
-async def running(server):
-    async with client_of(server) as client, computing(server.jobs):
-        yield client
 
 
 def test_a_posted_file_is_computed_and_its_results_are_fetched(serve, image, dims, tmp_path):
@@ -346,52 +278,3 @@ def test_a_folder_that_cannot_be_written_ends_the_start(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="--jobs"):
         JobFolder(tmp_path / "file" / "jobs")
-
-
-def test_a_job_of_an_id_that_is_here_already_is_not_taken_again(serve, image):
-    identity, content = "0123456789abcdef" * 2, npy(image(2))
-
-    async def talk():
-        async with client_of(serve(max_jobs=1)) as client:
-            asked = [client.post(JOBS, content=content, headers={"X-Job-Id": identity}) for _ in range(3)]
-            answers = await asyncio.gather(*asked)
-            other = await client.post(JOBS, content=content, headers={"X-Job-Id": identity, "X-Outputs": "seg"})
-            forged = await client.post(JOBS, content=content, headers={"X-Job-Id": "../x"})
-            return answers, other, forged, (await client.get(JOBS)).json()["jobs"]
-
-    answers, other, forged, listed = asyncio.run(talk())
-    assert {(answer.status_code, answer.json()["id"]) for answer in answers} == {(202, identity)}
-    assert [each["id"] for each in listed] == [identity]
-    for refused in (other, forged):
-        assert (refused.status_code, "X-Job-Id" in refused.json()["error"]) == (400, True)
-
-
-def test_metrics_and_log_tell_of_jobs_as_of_requests(serve, image, dims, caplog):
-    caplog.set_level("INFO")
-    network = make_predictor(dims).network
-    training = {"p1": 0, "p50": 10, "p99": 20}
-    size = {"min": [1] * dims, "max": [64] * dims}
-    metadata = {"fingerprint": {"columns": {"raw": {"intensity": training, "size": size}}}}
-    server = serve(dims, network=network, metadata=metadata)
-
-    async def talk():
-        async with running(server) as client:
-            answer = await client.post(JOBS, content=npy(image(dims)), headers={"X-Request-Id": "mine"})
-            await until(client, answer.headers["location"], "succeeded", "failed")
-            async with asyncio.timeout(PATIENCE_S):
-                while 'protocol="job"' not in (told := (await client.get("/metrics")).text):
-                    await asyncio.sleep(0.01)
-            return told
-
-    told = asyncio.run(talk())
-    assert 'cyto_dl_jobs{model="cells",state="succeeded"} 1.0' in told
-    assert 'cyto_dl_requests_total{model="cells",protocol="job",status="succeeded"} 1.0' in told
-    assert 'cyto_dl_request_seconds_count{model="cells",protocol="job"} 1.0' in told
-    assert 'cyto_dl_drift_score_count{model="cells",quantity="intensity"} 1.0' in told
-    assert f'cyto_dl_voxels_total{{model="cells"}} {float(image(dims).size)}' in told
-    lines = [record for record in caplog.records if record.__dict__.get("request_id") == "mine"]
-    states = [record.fields["state"] for record in lines if "state" in record.fields]
-    assert states == ["running", "succeeded"]
-    (ended,) = [record.fields for record in lines if record.fields.get("protocol") == "job"]
-    assert ended["windows"] > 1
-    assert "intensity" in ended["drift"]
