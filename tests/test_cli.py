@@ -56,7 +56,7 @@ def refused(capsys, *arguments):
 
 def test_an_engine_that_does_not_exist_is_refused_with_those_that_do(bundle, capsys):
     said = refused(capsys, "predict", bundle, "image.tif", "--engine", "tensorrt")
-    assert "tensorrt" in said and "torch, onnxruntime, openvino" in said
+    assert "tensorrt" in said and "torch, torch-mixed, onnxruntime, openvino" in said
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Every server has a registry of its own; the names of models are those that it se
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
 from kserve import Model
@@ -21,8 +22,10 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from serving.executor import Executor
-from serving.limits import Buffered
 from serving.telemetry.observation import Observation
+
+if TYPE_CHECKING:
+    from serving.limits import Buffered
 
 # Seconds. A small image on a GPU takes 20 ms, a volume on a CPU minutes.
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, float("inf"))
@@ -39,7 +42,7 @@ class Metrics:
         buffered: The memory that bodies take.
     """
 
-    def __init__(self, models: Mapping[str, Model], executor: Executor, buffered: Buffered) -> None:
+    def __init__(self, models: Mapping[str, Model], executor: Executor, buffered: "Buffered") -> None:
         self._models = models
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
