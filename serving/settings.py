@@ -5,6 +5,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cyto_dl.processors import num_processors
+
+# With more than there are processors they only wait for each other; with one a small image would wait for a volume.
+RUNNING = max(2, min(4, num_processors()))
+
 _NAMED = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]{0,127})=)?(.+)")
 
 
@@ -88,7 +93,7 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     limits = {
-        "--max-running": (4, "requests that are computed at the same time"),
+        "--max-running": (RUNNING, "requests that are computed at the same time"),
         "--max-waiting": (16, "requests that may wait beside them; further ones are answered with 429"),
         "--timeout-s": (300, "seconds that one request may take"),
         "--max-body-mib": (256, "size of a request over REST; a larger one is answered with 413"),

@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/speed/liveness.py
 
 Ours is asked GET /v2/health/live while it predicts; a bare FastAPI health route is asked beside the same computation in
-a process of its own, with as many threads, in turn. Each is asked over one connection every 20 ms from here; what
-loads is another process. JSON tensors are no part of the load: reading them holds Python's interpreter lock
-(docs/reference/serving.md). The clients' network is a small U-Net that parts objects, so that much of the load is not
-the network; the volume's an untrained 3-D one. Writes benchmarks/speed/results/liveness.json.
+a process of its own, in turn: one image after the other for one client, and as many at a time as the server computes
+for 16. Each is asked over one connection every 20 ms from here; what loads is another process. JSON tensors are no part
+of the load: reading them holds Python's interpreter lock (docs/reference/serving.md). The clients' network is a small
+U-Net that parts objects, so that much of the load is not the network; the volume's an untrained 3-D one. Writes
+benchmarks/speed/results/liveness.json.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,10 +29,14 @@ from benchmarks.results import write_result
 from benchmarks.speed.servers import Server, binary_request, ours, peer, small_bundle, started
 from benchmarks.speed.sliding_window import write_bundle
 
+if TYPE_CHECKING:
+    from cyto_dl.inference import Predictor
+
 RESULT = Path(__file__).parent / "results" / "liveness.json"
 LIVE = "/v2/health/live"
 TARGET_RATIO = 3.0
 CLIENTS = 16
+RUNNING = 2  # requests that are computed at the same time
 IMAGE = (1, 256, 256)  # of a client
 EVERY_S = 0.02
 SETTLE_S = 2.0  # after which whatever loads is under way
@@ -80,14 +85,20 @@ def load_server(port: int, model: str, shape: Sequence[int], num_clients: int) -
         list(pool.map(client, range(num_clients)))
 
 
-def load_processor(bundle: Path, shape: Sequence[int]) -> None:
+def load_processor(bundle: Path, shape: Sequence[int], num_threads: int) -> None:
     """Predict without end, in this process."""
     from cyto_dl.bundle import load_bundle
 
-    predictor, image = load_bundle(bundle, replay=False), image_of(shape)
+    image = image_of(shape)
+
+    def predict(predictor: "Predictor") -> None:
+        while True:
+            predictor.predict(image)
+
+    predictors = [load_bundle(bundle, replay=False) for _ in range(num_threads)]
     print("loading", flush=True)
-    while True:
-        predictor.predict(image)
+    with ThreadPoolExecutor(num_threads) as pool:
+        list(pool.map(predict, predictors))
 
 
 def image_of(shape: Sequence[int]) -> np.ndarray:
@@ -95,7 +106,7 @@ def image_of(shape: Sequence[int]) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, shape, np.uint8)
 
 
-def compare(folder: Path, bundle: Path, load: Sequence[object], seconds: float, rounds: int) -> dict[str, Any]:
+def compare(folder: Path, bundle: Path, load: tuple[Sequence[int], int], seconds: float, rounds: int) -> dict[str, Any]:
     """Milliseconds of both health routes, in turn.
 
     Args:
@@ -109,11 +120,13 @@ def compare(folder: Path, bundle: Path, load: Sequence[object], seconds: float, 
     measured: dict[str, list[list[float]]] = {"fastapi": [], "ours": []}
     with (
         started(peer("fastapi"), log=folder / "fastapi.log", ready=LIVE) as fastapi,
-        started(ours(bundle, "--model_name", "model"), log=folder / "ours.log", ready=LIVE) as server,
+        started(
+            ours(bundle, "--model_name", "model", "--max-running", str(RUNNING)), log=folder / "ours.log", ready=LIVE
+        ) as server,
     ):
         sides = json.dumps(shape)
         for _ in range(rounds):
-            with loading("--processor", bundle, sides):
+            with loading("--processor", bundle, sides, min(clients, RUNNING)):
                 measured["fastapi"].append(asked(fastapi, seconds))
             with loading("--server", server.port, sides, clients):
                 measured["ours"].append(asked(server, seconds))
@@ -153,14 +166,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--server", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--processor", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--processor", nargs=3, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.server:
         port, shape, clients = chosen.server
         load_server(int(port), "model", json.loads(shape), int(clients))
     if chosen.processor:
-        bundle, shape = chosen.processor
-        load_processor(Path(bundle), json.loads(shape))
+        bundle, shape, threads = chosen.processor
+        load_processor(Path(bundle), json.loads(shape), int(threads))
     result = run(chosen.volume, chosen.seconds, chosen.rounds)
     write_result(chosen.result, result)
     for load in ("one volume", f"{CLIENTS} clients"):

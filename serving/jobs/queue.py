@@ -28,7 +28,7 @@ from kserve.errors import InvalidInput
 
 from cyto_dl.data.image import Image
 from serving.errors import Busy, Gone, answer_to
-from serving.executor import Work
+from serving.executor import Work, stand_back
 from serving.jobs.folder import CANCELLED, FAILED, ID, QUEUED, RUNNING, SUCCEEDED, UNFINISHED, Job, JobFolder, new_job
 from serving.limits import Limits
 from serving.messages.files import read_file
@@ -115,7 +115,7 @@ class JobQueue:
         self.listener: Listener = lambda observed: None  # is told of every start that ended
         self._changed = asyncio.Event()
         self._turn = asyncio.Lock()  # records are written in the order of the changes
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="job")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="job", initializer=stand_back)
 
     def check_room(self, identity: str | None = None) -> None:
         """See that one more job may come, before its body is read.

@@ -6,7 +6,7 @@ import pytest
 
 from cyto_dl.errors import ConfigError
 from serving.__main__ import check_ports, main
-from serving.settings import parse_arguments
+from serving.settings import RUNNING, parse_arguments
 
 
 def test_help_needs_neither_torch_nor_kserve():
@@ -27,7 +27,7 @@ def test_the_command_line_knows_kserves_names():
         "engine": "torch",
         "device": "cpu",
         "allow_target": ["a.B", "c.D"],
-        "max_running": 4,
+        "max_running": RUNNING,
         "max_waiting": 16,
         "timeout_s": 300,
         "drain_s": 0,
