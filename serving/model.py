@@ -156,7 +156,8 @@ class BundleModel(Model):
             InvalidInput: The model does not take it, or it is unlike the training's images and these are refused.
             Gone, TooSlow: As `Work.check`.
         """
-        observation().num_voxels = image.array.size
+        observed = observation()
+        observed.version, observed.num_voxels = self.identity.version, image.array.size
         self._check_drift([image])
         return self._predict_images([image], heads, asked, work)[0]
 

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from serving.executor import Executor
+from serving.identity import Identity
 from serving.jobs.folder import JobFolder
 from serving.jobs.queue import JobQueue, computing
 from serving.limits import DEFAULTS
@@ -60,7 +61,7 @@ def serve(tmp_path):
         if network is not None:
             predictor = dataclasses.replace(predictor, network=network, metadata=metadata or {})
         if serves:
-            server.register_model(BundleModel("cells", predictor, executor))
+            server.register_model(BundleModel("cells", predictor, executor, identity=Identity("0123456789abcdef")))
         return server
 
     return make

@@ -52,5 +52,6 @@ def test_metrics_and_log_tell_of_jobs_as_of_requests(serve, image, dims, caplog)
     states = [record.fields["state"] for record in lines if "state" in record.fields]
     assert states == ["running", "succeeded"]
     (ended,) = [record.fields for record in lines if record.fields.get("protocol") == "job"]
+    assert ended["version"] == "0123456789ab"
     assert ended["windows"] > 1
     assert "intensity" in ended["drift"]
