@@ -87,7 +87,7 @@ def _view(content: bytes, limits: Limits) -> np.ndarray:
     try:
         shape, is_fortran, dtype = NPY_HEADERS[np.lib.format.read_magic(file)](file)
     except NPY_HEADER_ERRORS as error:
-        raise InvalidInput(f"{_NPY}: its header cannot be read ({error}). Write it with numpy.save.") from error
+        raise InvalidInput(f"{_NPY}: its header cannot be read. Write it with numpy.save.") from error
     if dtype.kind not in "iuf":
         raise InvalidInput(f"{_NPY}: dtype {dtype} is not a whole or floating point number")
     if any(size < 1 for size in shape):
