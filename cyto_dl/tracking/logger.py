@@ -32,6 +32,7 @@ from cyto_dl.tracking.server import (
     check_server,
     make_experiment,
     outages_told_apart,
+    used_by_the_process,
 )
 
 if TYPE_CHECKING:
@@ -89,9 +90,10 @@ class MLflowLogger(MLFlowLogger):
     @rank_zero_only
     def _begin(self) -> None:
         """Open the run now, so that a wrong server, run or permission is an error before the first step."""
-        with as_storage_error(str(self._tracking_uri)):
+        uri = str(self._tracking_uri)
+        with as_storage_error(uri), used_by_the_process(uri):  # Lightning's logger would leave its address behind
             if self._run_id is None:
-                make_experiment(self._mlflow_client, self._experiment_name, str(self._tracking_uri))
+                make_experiment(self._mlflow_client, self._experiment_name, uri)
             client, run_id = self.experiment, self.run_id
             if not self.injected:
                 client.update_run(run_id, status="RUNNING")

@@ -4,11 +4,13 @@ challenger   the newest version of a model
 champion     the version in use, with which a new one is compared
 """
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import numpy as np
 from cyto_dl.bundle.format import DOCUMENT, SAMPLE, read_document, verify_files
 from cyto_dl.errors import BundleError
 from cyto_dl.storage import localize, sha256
-from cyto_dl.tracking.server import as_storage_error, check_server, make_experiment
+from cyto_dl.tracking.server import as_storage_error, check_server, make_experiment, used_by_the_process
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -29,6 +31,7 @@ CHALLENGER = "challenger"
 
 _REMEDY = "and that the server runs; a step that is started again registers nothing twice"
 _BUNDLE_TAG = "bundle_sha256"
+_VERSIONS_TAG = "mlflow.modelVersions"  # by which MLflow's page links a logged model to its versions
 _EXAMPLE_SIDE_PX = 32  # of the input example along each axis: MLflow keeps it as JSON
 
 
@@ -73,7 +76,7 @@ def download_bundle(version: Version, folder: str | PathLike[str], *, tracking_u
     """
     from mlflow.artifacts import download_artifacts
 
-    with as_storage_error(tracking_uri, _REMEDY):
+    with as_storage_error(tracking_uri, _REMEDY), used_by_the_process(tracking_uri):  # where MLflow looks for a version
         artifacts = download_artifacts(f"{version.uri}/artifacts", dst_path=str(folder), tracking_uri=tracking_uri)
     found = sorted(Path(artifacts).glob(f"*/{DOCUMENT}"))
     if not found:
@@ -107,7 +110,8 @@ def register_bundle(bundle: str | PathLike[str], model_name: str, *, tracking_ur
         number = _known_version(client, model_name, tags[_BUNDLE_TAG])
         if number is None:
             model_id = _log_model(client, folder, document, model_name, tags, tracking_uri=tracking_uri)
-            number = _make_version(model_id, model_name, tags)
+            with used_by_the_process(tracking_uri):  # an sqlite store looks there for the logged model
+                number = _make_version(client, model_id, model_name, tags)
         client.set_registered_model_alias(model_name, CHALLENGER, number)
     version = Version(model_name, number)
     logger.info("registered %s as %s", version.uri, CHALLENGER)
@@ -132,10 +136,19 @@ def _known_version(client: "MlflowClient", model_name: str, digest: str) -> str 
     return next((str(each.version) for each in client.search_model_versions(wanted)), None)
 
 
-def _make_version(model_id: str, model_name: str, tags: Mapping[str, str]) -> str:
-    import mlflow
+def _make_version(client: "MlflowClient", model_id: str, model_name: str, tags: Mapping[str, str]) -> str:
+    from mlflow.exceptions import MlflowException
 
-    return str(mlflow.register_model(f"models:/{model_id}", model_name, tags=dict(tags)).version)
+    try:
+        client.create_registered_model(model_name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"models:/{model_id}"
+    number = str(client.create_model_version(model_name, source, tags=dict(tags), model_id=model_id).version)
+    link = json.dumps([{"name": model_name, "version": number}])
+    client.set_logged_model_tags(model_id, {_VERSIONS_TAG: link})
+    return number
 
 
 def _log_model(
@@ -147,42 +160,34 @@ def _log_model(
     *,
     tracking_uri: str,
 ) -> str:
-    """Upload a bundle as a model that `mlflow.pyfunc.load_model` takes; returns the model's identifier."""
-    import mlflow
-    from mlflow.models import Model
+    """Upload a bundle as a model that `mlflow.pyfunc.load_model` takes; returns the model's identifier.
 
-    mlflow.set_tracking_uri(tracking_uri)
-    run_id, experiment_id = _origin(client, document, model_name, tracking_uri)
-    model = client.create_logged_model(experiment_id, name=model_name, source_run_id=run_id, tags=dict(tags))
-    Model.log(
-        artifact_path=None,
-        name=model_name,
-        model_id=model.model_id,
-        run_id=run_id,
-        flavor=_Pyfunc,
-        python_model=str(Path(__file__).with_name("pyfunc.py")),  # as code: a pickle could do anything
-        artifacts={"bundle": str(folder)},
-        signature=_signature(document),
-        input_example=_example(folder),
-        validate_serving_input=False,
-        pip_requirements=[f"{name}=={number}" for name, number in _packages(document).items()],
-    )
-    return str(model.model_id)
-
-
-class _Pyfunc:
-    """MLflow's flavor pyfunc, which does not take the argument by which `Model.log` does without a trial prediction.
-
-    The trial loads torch and the network in a step that is given little memory; and the export replayed the sample.
+    `mlflow.pyfunc.log_model` does the same, but at the address that the whole process uses, which belongs to the
+    caller; and with a trial prediction, which loads torch and the network in a step that is given little memory (the
+    export replayed the sample).
     """
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+    from mlflow.pyfunc import save_model
 
-    @staticmethod
-    def save_model(*, validate_serving_input: bool, **arguments: Any) -> None:
-        """Write a model's folder."""
-        import mlflow.pyfunc
-
-        assert not validate_serving_input
-        mlflow.pyfunc.save_model(**arguments)
+    run_id, experiment_id = _origin(client, document, model_name, tracking_uri)
+    logged = client.create_logged_model(experiment_id, name=model_name, source_run_id=run_id, tags=dict(tags))
+    identifier, place = logged.model_id, logged.artifact_location
+    if run_id:
+        client.log_outputs(run_id, [LoggedModelOutput(identifier, step=0)])
+    with TemporaryDirectory(prefix="cyto-dl-model-") as parent:
+        save_model(
+            Path(parent, "model"),
+            mlflow_model=Model(artifact_path=place, model_uuid=identifier, model_id=identifier, run_id=run_id),
+            python_model=str(Path(__file__).with_name("pyfunc.py")),  # as code: a pickle could do anything
+            artifacts={"bundle": str(folder)},
+            signature=_signature(document),
+            input_example=_example(folder),
+            pip_requirements=[f"{name}=={number}" for name, number in _packages(document).items()],
+        )
+        client.log_model_artifacts(identifier, str(Path(parent, "model")))
+    client.finalize_logged_model(identifier, "READY")
+    return identifier
 
 
 def _origin(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ADDRESS = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
 PATIENCE_S = 300.0  # a server's restart, or its move to another node, takes a minute or two
 
@@ -50,6 +51,22 @@ def make_experiment(client: "MlflowClient", name: str, tracking_uri: str) -> str
             if (found := client.get_experiment_by_name(name)) is None:
                 raise
     return found.experiment_id
+
+
+@contextmanager
+def used_by_the_process(tracking_uri: str) -> Iterator[None]:
+    """Have all of MLflow use an address for a moment; what the caller has set comes back, the variable too."""
+    import mlflow
+
+    variable, before = os.environ.get(_ADDRESS), mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(tracking_uri)
+    try:
+        yield
+    finally:
+        # None: again the variable's, or MLflow's default
+        mlflow.set_tracking_uri(None if variable in (None, before) else before)  # type: ignore[arg-type]
+        if variable is not None:
+            os.environ[_ADDRESS] = variable
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import math
+import os
 import socket
 import threading
 import time
 from pathlib import Path
 
+import mlflow
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 from mlflow.exceptions import MlflowException
@@ -76,6 +78,14 @@ def test_a_run_has_parameters_metrics_configuration_previews_checkpoints_version
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
     }
+
+
+def test_the_address_that_the_process_uses_stays_as_it_was(output_dir, tracking_uri, monkeypatch):
+    open_logger(output_dir, tracking_uri).finalize("success")
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert mlflow.get_tracking_uri() != tracking_uri
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///another.db")
+    assert mlflow.get_tracking_uri() == "sqlite:///another.db"
 
 
 def test_a_resumed_training_continues_its_run_and_may_change_parameters(output_dir, tracking_uri, client):

@@ -1,5 +1,6 @@
 """A bundle in MLflow's registry is a version that says where it comes from, and predicts as the bundle does."""
 
+import json
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
+from mlflow.entities import LoggedModelStatus
 from mlflow.tracking import MlflowClient
 
 from cyto_dl.bundle import export, export_bundle, load_bundle
@@ -27,6 +29,12 @@ ROOT = Path(__file__).parents[2]
 def tracking_uri(tmp_path_factory):
     """An sqlite store; MLflow makes its tables on first use, which takes seconds: once for all tests here."""
     return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture(autouse=True)
+def reached(tracking_uri, monkeypatch):
+    """By MLflow's own functions."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
 
 
 @pytest.fixture
@@ -138,6 +146,26 @@ def test_a_run_that_this_mlflow_does_not_know_is_no_hindrance(bundle, tracking_u
     version = register_bundle(bundle, "unknown run", tracking_uri=tracking_uri)
     assert not client.get_model_version("unknown run", version.number).run_id
     assert client.get_experiment_by_name("unknown run")
+
+
+def test_the_address_that_the_process_uses_stays_as_it_was(bundle, tmp_path, monkeypatch):
+    """A notebook that registers a bundle elsewhere goes on logging where it did."""
+    elsewhere, before = f"sqlite:///{tmp_path / 'elsewhere.db'}", dict(os.environ)
+    version = register_bundle(bundle, "elsewhere", tracking_uri=elsewhere)
+    assert mlflow.get_tracking_uri() == os.environ["MLFLOW_TRACKING_URI"] != elsewhere
+    assert dict(os.environ) == before
+    assert (download_bundle(version, tmp_path / "copy", tracking_uri=elsewhere) / "bundle.yaml").is_file()
+    assert mlflow.get_tracking_uri() == os.environ["MLFLOW_TRACKING_URI"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
+    assert mlflow.pyfunc.load_model(version.uri).metadata.signature is not None
+
+
+def test_a_version_is_linked_to_its_logged_model_which_is_ready(bundle, tracking_uri, client):
+    version = register_bundle(bundle, "linked", tracking_uri=tracking_uri)
+    source = client.get_model_version("linked", version.number).source
+    logged = client.get_logged_model(source.removeprefix("models:/"))
+    assert logged.status == LoggedModelStatus.READY
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": "linked", "version": version.number}]
 
 
 def test_a_damaged_bundle_is_not_registered(bundle, tracking_uri, client):
