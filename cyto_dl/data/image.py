@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 import numpy as np
 
@@ -162,7 +163,8 @@ def write_image(
     if array.ndim not in (3, 4):
         raise ImageError(f"{path}: cannot write an array of shape {array.shape}: it must be CYX or CZYX.")
     axes = "CYX" if array.ndim == 3 else "CZYX"
-    metadata: dict[str, object] = {"axes": axes}
+    # tifffile's own identifier of the file would tell this machine's network address and the time
+    metadata: dict[str, object] = {"axes": axes, "UUID": str(uuid4())}
     for axis, size in zip(axes[1:], spacing_um or (), strict=spacing_um is not None):
         metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
     if channel_names is not None:

@@ -1,7 +1,9 @@
 """Reading and writing images: what the user asked for, or one sentence that helps."""
 
+import re
 import subprocess
 import sys
+import uuid
 
 import numpy as np
 import pytest
@@ -34,6 +36,15 @@ def test_an_image_beyond_4_gb_is_a_big_tiff(tmp_path, monkeypatch):
         write_image(tmp_path / "image.ome.tif", np.zeros((1, size, size), np.uint8))
         with tifffile.TiffFile(tmp_path / "image.ome.tif") as tif:
             assert tif.is_bigtiff == is_big
+
+
+def test_a_written_image_tells_nothing_of_the_machine(tmp_path):
+    paths = [tmp_path / name for name in ("one.ome.tif", "two.ome.tif")]
+    for path in paths:
+        write_image(path, np.zeros((1, 4, 4), np.uint8))
+    found = [uuid.UUID(re.search(r'UUID="([^"]+)"', tifffile.TiffFile(path).ome_metadata)[1]) for path in paths]
+    assert found[0] != found[1]
+    assert [each.version for each in found] == [4, 4]  # random: version 1 holds the network address and the time
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
