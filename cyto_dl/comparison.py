@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cyto_dl.errors import ConfigError, ManifestError
-from cyto_dl.evaluation.bootstrap import Interval, bootstrap_interval
+from cyto_dl.evaluation.bootstrap import Interval, inflated_interval
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def compare_values(
         candidate=_mean(candidate[both]),
         champion=_mean(champion[both]),
         gain=_mean(gains),
-        interval=bootstrap_interval(gains),
+        interval=inflated_interval(gains),
         minimal_gain=minimal_gain,
         num_images=int(both.sum()),
         num_undefined=int((of_candidate ^ of_champion).sum()),

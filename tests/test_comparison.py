@@ -68,13 +68,13 @@ def test_images_that_one_model_does_not_define_are_left_out_and_counted():
     assert "2 left out" in str(comparison)
 
 
-@pytest.mark.parametrize(("num_images", "low", "high"), [(2, 0.15, 0.3), (5, 0.05, 0.12), (20, 0.02, 0.06)])
-def test_chance_lets_equal_models_pass_more_often_the_fewer_images_there_are(num_images, low, high):
-    """As docs/how-to/mlflow.md says. Of 1000 draws a share of 0.2 varies by 0.013, one of 0.04 by 0.006."""
+@pytest.mark.parametrize("num_images", [2, 3, 5, 20])
+def test_chance_lets_an_equal_model_pass_as_seldom_as_the_interval_says(num_images):
+    """One case of 40, one of 30 with two images (docs/how-to/mlflow.md). Of 1000 draws that varies by 0.6 %."""
     rng = np.random.default_rng(0)
     zero = np.zeros(num_images)
     passed = [compare_values(rng.normal(size=num_images), zero, higher_is_better=True).better for _ in range(1000)]
-    assert low < np.mean(passed) < high
+    assert 0.01 < np.mean(passed) < 0.05
 
 
 @pytest.mark.parametrize("num_images", [0, 1])

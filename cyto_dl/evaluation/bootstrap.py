@@ -1,8 +1,12 @@
-"""How much a figure would vary with other images:  values of N images -> 2000 resamplings -> 95 % interval"""
+"""How much a figure would vary with other images:  values of N images -> 2000 resamplings -> 95 % interval
+
+A plain percentile interval is too short for few images: of 5 it misses the mean in 17 cases of 100 instead of 5.
+"""
 
 from functools import lru_cache
 
 import numpy as np
+from scipy.special import ndtr, ndtri, stdtrit
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000  # the interval's ends then vary by less than their second digit
@@ -12,10 +16,27 @@ Interval = tuple[float, float]
 
 
 def bootstrap_interval(values: np.ndarray) -> Interval | None:
-    """The interval that holds the mean in 95 of 100 resamplings of the images; None for fewer than two images."""
+    """The interval that holds the mean of so many other images in 95 of 100 cases; None for fewer than two images.
+
+    It never leaves the range of the values, as a metric between 0 and 1 demands.
+    """
     if len(values) < 2:
         return None
-    return central_interval(resampled_sums(values[:, None])[:, 0] / len(values))
+    return central_interval(_resampled_means(values), num_images=len(values))
+
+
+def inflated_interval(values: np.ndarray) -> Interval | None:
+    """`bootstrap_interval` that is right for two images too, at the cost of leaving the range of the values.
+
+    No resampling of values that are all above zero is below it, and with two images that is chance in one case of
+    four. The distances of the resampled means from the mean are made longer instead, as Student's t is longer than
+    the normal distribution.
+    """
+    if len(values) < 2:
+        return None
+    ends = np.quantile(_resampled_means(values), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = values.mean() + (ends - values.mean()) * _student(len(values)) / ndtri((1 + CONFIDENCE) / 2)
+    return float(low), float(high)
 
 
 def resampled_sums(values: np.ndarray) -> np.ndarray:
@@ -24,13 +45,30 @@ def resampled_sums(values: np.ndarray) -> np.ndarray:
     return np.concatenate([drawn[rows].astype(float) @ values for rows in _blocks(len(values))])
 
 
-def central_interval(values: np.ndarray) -> Interval | None:
-    """What holds 95 of 100 of the resampled values; None where none is defined."""
+def central_interval(values: np.ndarray, *, num_images: int) -> Interval | None:
+    """What holds 95 of 100 of the resampled values, and more of few images; None where none is defined.
+
+    A resampling of N images scatters by the square root of (N - 1) / N too little, and as if their standard deviation
+    were known. 5 images take the quantiles 0.1 % and 99.9 %, 20 images 1.6 % and 98.4 %.
+
+    Source: Hesterberg, What Teachers Should Know About the Bootstrap (The American Statistician 69, 2015), the
+    expanded percentile interval.
+    """
     defined = values[~np.isnan(values)]  # a resampling of empty images alone has no value
     if not len(defined):
         return None
-    low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    tail = ndtr(-_student(num_images))
+    low, high = np.quantile(defined, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _student(num_images: int) -> float:
+    """Half of an interval's length, in standard deviations of the resampled means."""
+    return float(stdtrit(num_images - 1, (1 + CONFIDENCE) / 2) * np.sqrt(num_images / (num_images - 1)))
+
+
+def _resampled_means(values: np.ndarray) -> np.ndarray:
+    return resampled_sums(values[:, None])[:, 0] / len(values)
 
 
 @lru_cache(maxsize=2)  # nearly all metrics of an evaluation are of all its images

@@ -92,7 +92,7 @@ def pooled_interval(metric: PooledMetric, counts: Tensor) -> Interval | None:
     """
     if len(counts) < 2:
         return None
-    return central_interval(metric.from_statistics(_summed_counts(counts)).numpy())
+    return central_interval(metric.from_statistics(_summed_counts(counts)).numpy(), num_images=len(counts))
 
 
 def _per_image(
@@ -115,7 +115,7 @@ def _pooled(name: str, metric: PooledMetric, counts: Tensor | None) -> dict[str,
     found = {name: (float(metric.from_statistics(counts.sum(0))), pooled_interval(metric, counts))}
     resampled = metric.parts(_summed_counts(counts)) if len(counts) > 1 else {}
     for part, value in metric.parts(counts.sum(0)).items():
-        interval = central_interval(resampled[part].numpy()) if part in resampled else None
+        interval = central_interval(resampled[part].numpy(), num_images=len(counts)) if part in resampled else None
         found[f"{name.removesuffix('_pooled')}_{part}_pooled"] = (float(value), interval)
     return found
 
