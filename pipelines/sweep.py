@@ -1,5 +1,6 @@
 """From a table of microscope images and several variants of an experiment to the bundle of the best one.
 
+check_variants ---┐
 prepare_data -> train -> evaluate, one a variant -> choose_best -> evaluate -> export
      |            |          |                          |              |          |
   dataset       model     metrics                     model         report     bundle
@@ -7,6 +8,7 @@ prepare_data -> train -> evaluate, one a variant -> choose_best -> evaluate -> e
 
 from kfp import dsl
 
+from components.check_variants import check_variants
 from components.choose_best import choose_best
 from components.evaluate import evaluate
 from components.export import export
@@ -63,6 +65,17 @@ def sweep(
         mode: max where more of the metric is better, min where less is.
         evaluation_split: Split that the report and the bundle's metrics are about; no variant was chosen by it.
     """
+    checked = check_variants(
+        experiment=experiment,
+        variants=variants,
+        source_col=source_col,
+        target_cols=target_cols,
+        spatial_dims=spatial_dims,
+        metric=metric,
+        mode=mode,
+    ).set_display_name("Check variants")
+    resources.try_again(resources.small(checked), times=2)
+
     prepared = prepare_data(
         manifest=manifest,
         source_col=source_col,
@@ -93,7 +106,7 @@ def sweep(
             source_channel=source_channel,
             target_channel=target_channel,
         ).set_display_name("Train")
-        resources.try_again(resources.large(trained), times=2)
+        resources.try_again(resources.large(trained), times=2).after(checked)
         measured = evaluate(dataset=prepared.outputs["dataset"], model=trained.outputs["model"], split="valid")
         resources.try_again(resources.large(measured.set_display_name("Evaluate")), times=1)
 

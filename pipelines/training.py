@@ -1,5 +1,6 @@
 """From a table of microscope images to a bundle, to the champion in MLflow's registry, and to an endpoint.
 
+check_settings ---┐
 prepare_data -> train -> evaluate -> export -> compare --better--> register as champion -> deploy
      |            |          |          |         ┕------not------> register as challenger
   dataset       model     report,    bundle
@@ -9,6 +10,7 @@ finish, at the end of every run, also of one that failed: says how it ended
 
 from kfp import dsl
 
+from components.check_settings import check_settings
 from components.compare import compare
 from components.deploy import deploy
 from components.evaluate import evaluate
@@ -91,6 +93,24 @@ def training(
     finished = finish().set_display_name("Finish")
     resources.once(finished)
     with dsl.ExitHandler(finished, name="all-steps"):
+        checked = check_settings(
+            experiment=experiment,
+            overrides=overrides,
+            source_col=source_col,
+            target_cols=target_cols,
+            spatial_dims=spatial_dims,
+            evaluation_split=evaluation_split,
+            model_name=model_name,
+            comparison_metric=comparison_metric,
+            comparison_manifest=comparison_manifest,
+            minimal_gain=minimal_gain,
+            deploy_target=deploy_target,
+            canary_percent=canary_percent,
+            deploy_timeout_s=deploy_timeout_s,
+        ).set_display_name("Check settings")
+        checked.set_caching_options(False)  # what it looks at is not in the key
+        resources.try_again(resources.small(checked), times=2)
+
         prepared = prepare_data(
             manifest=manifest,
             source_col=source_col,
@@ -124,7 +144,7 @@ def training(
             num_nodes=num_nodes,
             gpus_per_node=gpus_per_node,
         ).set_display_name("Train")
-        resources.try_again(resources.large(trained), times=2)
+        resources.try_again(resources.large(trained), times=2).after(checked)
         with dsl.If(start_model != "", name="with-start-model"):
             # For the graph and the lineage. The step reads the address itself, with its own credentials: an imported
             # artifact would be downloaded by Kubeflow's launcher, with Kubeflow's, and cannot be left out.

@@ -10,20 +10,43 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from components.cluster.api import CustomObject, Object, connect
-from components.cluster.inference_service import GROUP, PLURAL, VERSION
-from cyto_dl.errors import CytoDLError, StorageError
+from components.cluster.api import CustomObject, Object, connect, own_namespace
+from components.cluster.inference_service import GROUP, PLURAL, VERSION, Target, inference_service
+from cyto_dl.errors import ConfigError, CytoDLError, StorageError
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
 logger = logging.getLogger(__name__)
 
+_ANY_BUNDLE = "s3://"
 _CONFLICTS = 5  # KServe's controller writes its status while we patch; a fresh copy settles it
 
 
 class DeploymentError(CytoDLError):
     """A server did not become ready in time, and what was served before is served again."""
+
+
+def check_deployment(target: str, *, canary_percent: int, timeout_s: float, client: "ApiClient | None" = None) -> None:
+    """Refuse what `deploy_service` would refuse hours later, when there is a bundle.
+
+    Args:
+        target: namespace/name of the InferenceService; "" for no deployment.
+        canary_percent: Share of the requests that the new model will get.
+        timeout_s: That it will have.
+        client: As for `deploy_service`.
+
+    Raises:
+        ConfigError: A name or a number that does not fit, or no right to look at the InferenceService.
+        StorageError: Kubernetes does not answer.
+    """
+    if not target:
+        return
+    service = inference_service(Target.parse(target, own_namespace()), _ANY_BUNDLE, canary_percent=canary_percent)
+    if timeout_s <= 0:
+        raise ConfigError(f"deploy_timeout_s is {timeout_s:g}; a server takes minutes to be ready, e.g. 900.")
+    metadata = service["metadata"]
+    CustomObject(client or connect(), GROUP, VERSION, PLURAL, metadata["namespace"], metadata["name"]).get()
 
 
 def deploy_service(service: Object, *, timeout_s: float, poll_s: float, client: "ApiClient | None" = None) -> str:

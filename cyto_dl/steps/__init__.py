@@ -1,5 +1,6 @@
 """What each step of a pipeline does with the paths of its artifacts; an orchestrator's component is one call to it.
 
+    what a run asks for -> check_step, check_sweep_step
     manifest -> prepare_step -> dataset_dir -> train_step -> model_dir -> evaluate_step -> report, metrics, images
                                                                        -> export_step   -> bundle_dir
     images, champion -> compare_step -> better?      bundle_dir -> register_step -> version in MLflow's registry

@@ -1,3 +1,5 @@
+from .check import check_step as check_step
+from .check import check_sweep_step as check_sweep_step
 from .evaluate import Measured as Measured
 from .evaluate import evaluate_step as evaluate_step
 from .finish import finish_step as finish_step

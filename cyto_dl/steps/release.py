@@ -69,7 +69,7 @@ def compare_step(
     from cyto_dl.evaluation.comparison_page import write_comparison
     from cyto_dl.tracking import download_bundle, find_champion
 
-    tracking_uri = _tracking_uri()
+    tracking_uri = registry_address()
     champion = find_champion(model_name, tracking_uri=tracking_uri)
     images = read_images(images_path)
     if champion is None:
@@ -112,7 +112,7 @@ def register_step(bundle_dir: str, model_name: str, *, champion: bool) -> str:
     quiet_libraries()
     from cyto_dl.tracking import promote, register_bundle
 
-    tracking_uri = _tracking_uri()
+    tracking_uri = registry_address()
     version = register_bundle(bundle_dir, model_name, tracking_uri=tracking_uri)
     if champion:
         promote(version, tracking_uri=tracking_uri)
@@ -128,7 +128,7 @@ def _log_comparison(model_dir: str, comparison: "Comparison", page: Path) -> Non
     log_evaluation(model_dir, metrics, [page])
 
 
-def _tracking_uri() -> str:
+def registry_address() -> str:
     """Where MLflow is.
 
     Raises:

@@ -64,10 +64,15 @@ def choose_step(
     return found
 
 
-def _best(table: pd.DataFrame, name: str, mode: str) -> int:
-    """The number of the row with the best value; of equal ones the first."""
+def check_mode(mode: str) -> None:
+    """Refuse another word than max and min."""
     if mode not in ("max", "min"):
         raise ConfigError(f"mode is '{mode}': choose max where more of the metric is better, min where less is.")
+
+
+def _best(table: pd.DataFrame, name: str, mode: str) -> int:
+    """The number of the row with the best value; of equal ones the first."""
+    check_mode(mode)
     if name not in table or all(math.isnan(value) for value in table[name]):
         choices = ", ".join(map(str, table.columns)) or "none: no image has a target"
         raise ConfigError(f"metric: no variant has a value of '{name}'. Choose one of {choices}.")

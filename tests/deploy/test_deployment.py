@@ -1,6 +1,6 @@
 import pytest
 
-from components.cluster.deployment import DeploymentError, deploy_service
+from components.cluster.deployment import DeploymentError, check_deployment, deploy_service
 from components.cluster.inference_service import Target, inference_service
 from components.deploy import deploy
 from cyto_dl.errors import ConfigError, StorageError
@@ -188,3 +188,24 @@ def test_the_step_deploys_the_artifact_of_a_run(cluster):
     url = deploy.python_func(bundle=bundle, target="imaging/nuclei", canary_percent=50, timeout_s=5)
     assert url == URL
     assert cluster.objects[PATH]["spec"]["predictor"]["canaryTrafficPercent"] == 50
+
+
+def test_a_deployment_that_is_possible_is_checked_without_changing_anything(cluster):
+    check_deployment("imaging/nuclei", canary_percent=10, timeout_s=900)
+    assert [method for method, *_ in cluster.requests] == ["GET"]
+    check_deployment("", canary_percent=10, timeout_s=900)
+    assert len(cluster.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "numbers", "says"),
+    [
+        ("imaging/Nuclei", {}, "deploy_target 'imaging/Nuclei'"),
+        ("imaging/nuclei", {"canary_percent": 200}, "canary_percent 200"),
+        ("imaging/nuclei", {"timeout_s": 0}, "deploy_timeout_s is 0"),
+    ],
+)
+def test_a_deployment_that_is_not_possible_is_refused_before_there_is_a_bundle(cluster, target, numbers, says):
+    with pytest.raises(ConfigError, match=says):
+        check_deployment(target, **{"canary_percent": 100, "timeout_s": 900} | numbers)
+    assert not cluster.requests

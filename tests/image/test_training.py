@@ -18,7 +18,7 @@ from tests.image.containers import ROOT, USER, ask
 
 pytestmark = pytest.mark.integration
 COMPILED = ROOT / "pipelines/compiled/training.yaml"
-STEPS = {"prepare-data", "train", "evaluate", "export", "compare", "register"}
+STEPS = {"check-settings", "prepare-data", "train", "evaluate", "export", "compare", "register"}
 OVERRIDES = [
     "data.patch_shape=[32,32]",
     "data.patches_per_image=2",

@@ -45,7 +45,7 @@ def test_a_run_leaves_a_bundle_that_predicts_a_report_and_its_metrics(manifest_f
     assert "Traceback" not in ended.stdout + ended.stderr
 
     assert summary["status"] == "succeeded"
-    assert list(summary["steps"]) == ["prepare-data", "train", "evaluate", "export", "finish"]
+    assert list(summary["steps"]) == ["check-settings", "prepare-data", "train", "evaluate", "export", "finish"]
     assert {"valid/seg/dice", "test/seg/dice"} <= set(summary["metrics"])
     assert Path(summary["report"]).read_text().startswith("<!doctype html>")
     (measured,) = pd.read_csv(Path(summary["dataset"]) / "manifest.csv").query("split == 'test'")["raw"]
@@ -81,7 +81,7 @@ def test_a_wrong_manifest_ends_the_run_with_2_and_every_problem(manifest_folder,
     assert ended.returncode == 2, ended.stdout + ended.stderr
     assert (summary["status"], summary["failed_step"]) == ("failed", "prepare-data")
     assert "bundle" not in summary
-    assert list(summary["steps"]) == ["prepare-data", "finish"]
+    assert list(summary["steps"]) == ["check-settings", "prepare-data", "finish"]
     assert "Run failed" in Path(summary["outcome"]).read_text()
     for words in ("prepare-data failed: ManifestError", str(manifest), "'Train'", "absent.tif", "manifest.csv:3"):
         assert words in ended.stderr, words
@@ -99,7 +99,7 @@ def test_a_better_model_is_promoted_and_a_worse_one_is_not(manifest_folder, tmp_
 
     ended, summary = run_training(manifest, workspace, *register, overrides=UNTRAINED)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert list(summary["steps"])[4:] == ["compare", "register", "finish"]
+    assert list(summary["steps"])[5:] == ["compare", "register", "finish"]
     assert "blobs has no champion yet" in ended.stdout
     assert champion_and_challenger(workspace) == {"champion": 1, "challenger": 1}
 
@@ -115,7 +115,7 @@ def test_a_better_model_is_promoted_and_a_worse_one_is_not(manifest_folder, tmp_
 
     ended, summary = run_training(manifest, workspace, *register, overrides=UNTRAINED)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert list(summary["steps"])[4:] == ["compare", "register-2", "finish"]
+    assert list(summary["steps"])[5:] == ["compare", "register-2", "finish"]
     assert champion_and_challenger(workspace) == {"champion": 2, "challenger": 3}, ended.stdout
 
 

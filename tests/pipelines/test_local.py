@@ -91,8 +91,8 @@ def test_a_run_changes_neither_the_environment_nor_the_pipeline_and_does_not_war
 
 
 def test_of_the_branches_of_a_condition_one_is_counted():
-    """prepare_data, train, evaluate, export, compare; register and deploy, or only register: the longer; finish."""
-    assert local._count_steps(load_pipeline("training").pipeline_spec) == 8
+    """From check_settings to compare they are six; register and deploy, or only register: the longer; finish."""
+    assert local._count_steps(load_pipeline("training").pipeline_spec) == 9
 
 
 def test_no_step_is_tried_again_on_one_machine_wherever_it_stands():

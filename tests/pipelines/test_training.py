@@ -11,7 +11,7 @@ from pipelines.compiler import compile_pipeline
 from tests.pipelines.graph import all_tasks, containers, dangling
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAINED = ("prepare-data", "train", "evaluate", "export")
+TRAINED = ("check-settings", "prepare-data", "train", "evaluate", "export")
 STEPS = (*TRAINED, "compare", "register", "register-2", "deploy", "finish")
 NETWORK = {"exec-train", "exec-evaluate", "exec-compare"}  # the steps that run it
 
@@ -52,6 +52,7 @@ def test_every_step_but_the_deployment_may_be_tried_again(documents):
     """A deployment that failed has brought the former model back, and would fail again."""
     tasks = _named_tasks(documents[0])
     assert {name: task.get("retryPolicy", {}).get("maxRetryCount", 0) for name, task in tasks.items()} == {
+        "check-settings": 2,
         "prepare-data": 2,
         "train": 2,
         "evaluate": 1,
