@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -93,9 +94,16 @@ def _boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # KFP's messages hold no NaN and no infinity
+        raise ValueError(text)
+    return number
+
+
 def _json_of(kind: type) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_number)
         if not isinstance(value, kind):
             raise ValueError(text)
         return value
@@ -107,7 +115,7 @@ def _json_of(kind: type) -> Callable[[str], Any]:
 _TYPES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "STRING": ("text", str),
     "NUMBER_INTEGER": ("an integer", int),
-    "NUMBER_DOUBLE": ("a number", float),
+    "NUMBER_DOUBLE": ("a number", _number),
     "BOOLEAN": ("true or false", _boolean),
     "LIST": ("a list as JSON", _json_of(list)),
     "STRUCT": ("a mapping as JSON", _json_of(dict)),

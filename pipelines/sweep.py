@@ -1,9 +1,8 @@
 """From a table of microscope images and several variants of an experiment to the bundle of the best one.
 
-check_variants ---┐
-prepare_data -> train -> evaluate, one a variant -> choose_best -> evaluate -> export
-     |            |          |                          |              |          |
-  dataset       model     metrics                     model         report     bundle
+check_variants -> prepare_data -> train -> evaluate, one a variant -> choose_best -> evaluate -> export
+                       |            |          |                          |              |          |
+                    dataset       model     metrics                     model         report     bundle
 """
 
 from kfp import dsl
@@ -92,7 +91,7 @@ def sweep(
     ).set_display_name("Prepare data")
     # The key of KFP's cache is the manifest's address, not its content: a cached step would miss a changed table.
     prepared.set_caching_options(False)
-    resources.try_again(resources.small(prepared), times=2)
+    resources.try_again(resources.small(prepared), times=2).after(checked)
 
     with dsl.ParallelFor(variants, name="variants", parallelism=MAX_AT_ONCE) as overrides:
         trained = train(
@@ -106,7 +105,7 @@ def sweep(
             source_channel=source_channel,
             target_channel=target_channel,
         ).set_display_name("Train")
-        resources.try_again(resources.large(trained), times=2).after(checked)
+        resources.try_again(resources.large(trained), times=2)
         measured = evaluate(dataset=prepared.outputs["dataset"], model=trained.outputs["model"], split="valid")
         resources.try_again(resources.large(measured.set_display_name("Evaluate")), times=1)
 

@@ -1,10 +1,9 @@
 """From a table of microscope images to a bundle, to the champion in MLflow's registry, and to an endpoint.
 
-check_settings ---┐
-prepare_data -> train -> evaluate -> export -> compare --better--> register as champion -> deploy
-     |            |          |          |         ┕------not------> register as challenger
-  dataset       model     report,    bundle
-                          images
+check_settings -> prepare_data -> train -> evaluate -> export -> compare --better--> register as champion -> deploy
+                       |            |          |          |         ┕------not------> register as challenger
+                    dataset       model     report,    bundle
+                                            images
 finish, at the end of every run, also of one that failed: says how it ended
 """
 
@@ -127,7 +126,7 @@ def training(
         ).set_display_name("Prepare data")
         # The key of KFP's cache is the manifest's address, not its content: a cached step would miss a changed table.
         prepared.set_caching_options(False)
-        resources.try_again(resources.small(prepared), times=2)
+        resources.try_again(resources.small(prepared), times=2).after(checked)
 
         trained = train(
             dataset=prepared.outputs["dataset"],
@@ -144,7 +143,7 @@ def training(
             num_nodes=num_nodes,
             gpus_per_node=gpus_per_node,
         ).set_display_name("Train")
-        resources.try_again(resources.large(trained), times=2).after(checked)
+        resources.try_again(resources.large(trained), times=2)
         with dsl.If(start_model != "", name="with-start-model"):
             # For the graph and the lineage. The step reads the address itself, with its own credentials: an imported
             # artifact would be downloaded by Kubeflow's launcher, with Kubeflow's, and cannot be left out.

@@ -15,7 +15,8 @@ def test_arguments_have_the_types_that_the_pipeline_declares():
 
 
 def test_every_wrong_argument_is_named_at_once_with_the_valid_ones():
-    words = ["spatial_dims=2.5", "target_cols=nuclei", "epochs=3", "trainer", "seed=1", "seed=2"]
+    words = ["spatial_dims=2.5", "target_cols=nuclei", "epochs=3", "trainer", "seed=1", "seed=2", "minimal_gain=nan"]
+    words.append("fractions=[0.8, Infinity, 0.1]")
     with pytest.raises(ConfigError) as error:
         parse_arguments(load_pipeline("training"), words)
     for part in (
@@ -24,6 +25,8 @@ def test_every_wrong_argument_is_named_at_once_with_the_valid_ones():
         "'epochs': no such argument",
         "'trainer': write name=value",
         "'seed': given twice",
+        "'minimal_gain': 'nan' is not a number",
+        "'fractions': '[0.8, Infinity, 0.1]' is not a list as JSON",
         "'manifest': required",
         "evaluation_split (text)",
     ):
