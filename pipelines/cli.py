@@ -1,7 +1,7 @@
 """The command `python -m pipelines`: list, compile, run and submit pipelines, and ask how a run goes.
 
-Exit codes: 0 success; 1 a run failed; 2 wrong arguments; 3 the server cannot be reached; 75 of `status`: the run has
-not ended, ask again later (EX_TEMPFAIL of sysexits.h). A local run whose step ended
+Exit codes: 0 success; 1 a run failed; 2 wrong arguments; 3 the server cannot be reached; 75: the run has not
+ended, ask again later with `status` (EX_TEMPFAIL of sysexits.h). A local run whose step ended
 with one of CytoDL's errors ends with that error's code (2 for a wrong manifest, 4 for a training that diverged).
 """
 
@@ -162,7 +162,7 @@ def _submit(options: argparse.Namespace) -> int:
             )
         except TimeoutError as error:
             print(error, file=sys.stderr)
-            return 1
+            return os.EX_TEMPFAIL
     return _tell(run)
 
 

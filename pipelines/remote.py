@@ -4,6 +4,7 @@
 """
 
 import logging
+import re
 import time
 import urllib.request
 import warnings
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 _REACH_SECONDS = 10  # a server that is there answers its health check in milliseconds
 _MAX_SILENCES = 5  # in a row: a server that restarts is back by then
+_HEALTH_BYTES = 1 << 16
+_REFUSALS = (401, 403)  # of a token that has expired; waiting does not mend it
+_CRON_FIELD = re.compile(r"[\d*/,?-]+|[A-Z]{3}([,-][A-Z]{3})*", re.IGNORECASE)
 _END_STATES = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED", "ERROR"}
 
 
@@ -57,12 +61,22 @@ class Server:
         if self.token:
             request.add_header("Authorization", f"Bearer {self.token}")
         try:
-            urllib.request.urlopen(request, timeout=_REACH_SECONDS).close()
+            with urllib.request.urlopen(request, timeout=_REACH_SECONDS) as answer:
+                kind, health = answer.headers.get_content_type(), answer.read(_HEALTH_BYTES)
         except (OSError, ValueError) as error:  # URLError and HTTPError are OSErrors; ValueError: not a URL
             raise StorageError(
                 f"Kubeflow Pipelines at {self.host} cannot be used: {error}. Check --host "
                 "(e.g. http://localhost:8080 after kubectl port-forward svc/ml-pipeline-ui 8080:80) and the token."
             ) from error
+        if not health.lstrip().startswith(b"{"):
+            raise self.stranger(f"its health check is {kind}")
+
+    def stranger(self, found: str) -> StorageError:
+        """The error for a server that answers, but not as Kubeflow Pipelines does: a login page, mostly."""
+        return StorageError(
+            f"{self.host} does not answer as Kubeflow Pipelines does: {found}. Check --host and the token; a login page is "
+            "an answer too."
+        )
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,8 @@ def submit(
         )
     except ApiException as error:
         raise StorageError(f"{server.host} refuses the run: {error.status} {error.reason} {error.body}") from error
+    if not created.run_id:
+        raise server.stranger("a run was asked for, and it names none")
     return _wait(client, created.run_id, server, timeout_s=timeout_s, poll_s=poll_s)
 
 
@@ -123,14 +139,15 @@ def schedule(package: str | Path, arguments: Mapping[str, Any], server: Server, 
             every night. A run is not started while the one before goes on, nor afterwards for one that was missed.
 
     Raises:
-        ConfigError: `cron` has not six fields.
+        ConfigError: `cron` is no clock of six fields.
         StorageError: The server cannot be reached, or refuses the schedule.
     """
     from kfp_server_api import ApiException
 
-    if len(cron.split()) != 6:
+    fields = cron.split()
+    if len(fields) != 6 or not all(_CRON_FIELD.fullmatch(each) for each in fields):
         raise ConfigError(
-            f"--cron '{cron}' has {len(cron.split())} fields: write second minute hour day month weekday, "
+            f"--cron '{cron}' has {len(fields)} fields: write second minute hour day month weekday, numbers or *, "
             "e.g. '0 30 2 * * *' for half past two every night (UTC)."
         )
     client = server.connect()
@@ -147,6 +164,8 @@ def schedule(package: str | Path, arguments: Mapping[str, Any], server: Server, 
         )
     except ApiException as error:
         raise StorageError(f"{server.host} refuses the schedule: {error.status} {error.reason} {error.body}") from error
+    if not created.recurring_run_id:
+        raise server.stranger("a schedule was asked for, and it names none")
     return str(created.recurring_run_id)
 
 
@@ -162,6 +181,8 @@ def find_run(run_id: str, server: Server) -> RemoteRun:
         run = server.connect().get_run(run_id)
     except ApiException as error:
         raise StorageError(f"{server.host} has no run '{run_id}': {error.status} {error.reason}.") from error
+    if not run.run_id:
+        raise server.stranger(f"run {run_id} was asked for, and it names none")
     link = f"{server.host.rstrip('/')}/#/runs/details/{run_id}"
     return RemoteRun(run_id, link, (run.state or "PENDING").upper(), run.error.message if run.error else "")
 
@@ -176,9 +197,17 @@ def _wait(client: "Client", run_id: str, server: Server, *, timeout_s: float, po
     while True:
         try:
             run = client.get_run(run_id)
+            if not run.run_id:
+                raise server.stranger(f"{link} was asked for, and it names no run")
             silences = 0
-        except (ApiException, HTTPError) as error:
+        except (ApiException, HTTPError, StorageError) as error:
             silences += 1
+            status = getattr(error, "status", None)
+            if status in _REFUSALS:
+                raise StorageError(
+                    f"{server.host} refuses to say how {link} goes: {status}. The run goes on; the token has expired "
+                    "or may not read: ask again with `python -m pipelines status` and a new one."
+                ) from error
             if silences >= _MAX_SILENCES:
                 raise StorageError(f"{server.host} has stopped answering about {link}: {error}") from error
         else:

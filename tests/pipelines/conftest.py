@@ -121,9 +121,10 @@ def _handler(stub: KubeflowStub) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             is_json = self.headers.get_content_type() == "application/json"  # an upload is a form
             status, answer = stub.answer(self.command, self.path, json.loads(body) if body and is_json else body)
-            text = json.dumps(answer).encode()
+            is_page = isinstance(answer, bytes)
+            text = answer if is_page else json.dumps(answer).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/html" if is_page else "application/json")
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)

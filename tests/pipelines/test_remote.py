@@ -40,7 +40,7 @@ def test_submit_fails_when_the_run_does_not_succeed(kubeflow, capsys, state):
 
 def test_submit_stops_waiting_when_the_time_is_over(kubeflow, capsys):
     kubeflow.states = ["RUNNING"]
-    assert submit_training(kubeflow, "--timeout", "0") == 1
+    assert submit_training(kubeflow, "--timeout", "0") == 75
     assert "is RUNNING after 0 s and goes on" in capsys.readouterr().err
 
 
@@ -56,10 +56,11 @@ def test_status_of_a_run_that_does_not_exist_is_a_storage_error(kubeflow, capsys
     assert "has no run 'r2': 404" in capsys.readouterr().err
 
 
-def test_a_schedule_is_left_with_the_server_and_not_waited_for(kubeflow, capsys):
-    assert submit_training(kubeflow, "spatial_dims=3", "--cron", "0 30 2 * * *") == 0
+@pytest.mark.parametrize("cron", ["0 30 2 * * *", "0 */15 8-18 ? * MON-FRI"])
+def test_a_schedule_is_left_with_the_server_and_not_waited_for(kubeflow, capsys, cron):
+    assert submit_training(kubeflow, "spatial_dims=3", "--cron", cron) == 0
     (body,) = kubeflow.bodies("POST", "/apis/v2beta1/recurringruns")
-    assert body["trigger"] == {"cron_schedule": {"cron": "0 30 2 * * *"}}
+    assert body["trigger"] == {"cron_schedule": {"cron": cron}}
     assert body["runtime_config"]["parameters"] == {"manifest": "s3://images/m.csv", "spatial_dims": 3}
     assert body["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "cyto-dl-training"
     assert "platforms" in body["pipeline_spec"]["platform_spec"]
@@ -68,9 +69,10 @@ def test_a_schedule_is_left_with_the_server_and_not_waited_for(kubeflow, capsys)
     assert f"scheduled: {kubeflow.host}/#/recurringrun/details/c1" in capsys.readouterr().out
 
 
-def test_a_schedule_without_seconds_is_refused(kubeflow, capsys):
-    assert submit_training(kubeflow, "--cron", "30 2 * * *") == 2
-    assert "has 5 fields: write second minute hour" in capsys.readouterr().err
+@pytest.mark.parametrize(("cron", "count"), [("30 2 * * *", 5), ("a b c d e f", 6), ("0 30 2 * * MONDAY", 6)])
+def test_a_schedule_that_is_no_clock_is_refused(kubeflow, capsys, cron, count):
+    assert submit_training(kubeflow, "--cron", cron) == 2
+    assert f"has {count} fields: write second minute hour" in capsys.readouterr().err
     assert kubeflow.requests == []
 
 
@@ -98,6 +100,57 @@ def test_a_server_that_does_not_answer_is_a_storage_error(capsys):
     code = main(["submit", str(PACKAGE), "manifest=m.csv", "--host", "http://127.0.0.1:9"])
     assert code == 3
     assert "Kubeflow Pipelines at http://127.0.0.1:9 cannot be used" in capsys.readouterr().err
+
+
+LOGIN_PAGE = b"<!doctype html><title>Sign in</title>"
+
+
+@pytest.mark.parametrize("answers_health", [True, False])
+@pytest.mark.parametrize(
+    "words",
+    [["submit", str(PACKAGE), "manifest=m.csv", "--poll", "0"], ["status", "r1"]],
+    ids=["submit", "status"],
+)
+def test_a_login_page_is_no_answer(kubeflow, monkeypatch, capsys, words, answers_health):
+    answer = type(kubeflow).answer
+
+    def sign_in(stub, method, path, body):
+        return answer(stub, method, path, body) if answers_health and path.endswith("/healthz") else (200, LOGIN_PAGE)
+
+    monkeypatch.setattr(type(kubeflow), "answer", sign_in)
+    assert main([*words, "--host", kubeflow.host]) == 3
+    assert "does not answer as Kubeflow Pipelines does" in capsys.readouterr().err
+
+
+def test_a_schedule_that_the_server_does_not_name_is_none(kubeflow, monkeypatch, capsys):
+    answer = type(kubeflow).answer
+
+    def sign_in(stub, method, path, body):
+        return (200, LOGIN_PAGE) if "recurringruns" in path else answer(stub, method, path, body)
+
+    monkeypatch.setattr(type(kubeflow), "answer", sign_in)
+    assert submit_training(kubeflow, "--cron", "0 30 2 * * *") == 3
+    captured = capsys.readouterr()
+    assert "does not answer as Kubeflow Pipelines does" in captured.err
+    assert "scheduled" not in captured.out
+
+
+@pytest.mark.parametrize(
+    ("status", "page", "says"),
+    [
+        (401, {"error": "expired"}, "the token has expired"),
+        (200, LOGIN_PAGE, "has stopped answering about"),
+    ],
+)
+def test_a_token_that_expires_while_the_run_goes_on_is_told(kubeflow, monkeypatch, capsys, status, page, says):
+    answer = type(kubeflow).answer
+
+    def expired(stub, method, path, body):
+        return (status, page) if path.endswith("/runs/r1") else answer(stub, method, path, body)
+
+    monkeypatch.setattr(type(kubeflow), "answer", expired)
+    assert submit_training(kubeflow) == 3
+    assert says in capsys.readouterr().err
 
 
 def test_a_server_that_stops_answering_about_a_run_is_a_storage_error(kubeflow, monkeypatch):
