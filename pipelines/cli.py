@@ -134,7 +134,9 @@ def _run(options: argparse.Namespace) -> int:
     arguments = parse_arguments(pipeline, options.arguments)
     summary = run_locally(pipeline, arguments, workspace=options.workspace)
     print(f"\n{summary}")
-    if summary.failure:
+    if summary.terminated:
+        print("\nSIGTERM ended the run; the steps that ran were told", file=sys.stderr)
+    elif summary.failure:
         failure = summary.failure
         error = f"{failure.error.rpartition('.')[2]}: " if failure.error else ""
         print(f"\nstep {failure.step} failed: {error}{failure.message}", file=sys.stderr)

@@ -12,7 +12,9 @@ import contextlib
 import copy
 import datetime
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,8 +24,9 @@ from unittest import mock
 
 import cyto_dl
 from cyto_dl.bundle.provenance import PIPELINE_RUN
+from cyto_dl.steps.finish import FAILURE
 from cyto_dl.storage import atomic_path
-from pipelines.story import Story
+from pipelines.story import StepFailure, Story
 from pipelines.summary import Summary, summarize
 
 if TYPE_CHECKING:
@@ -43,14 +46,17 @@ def run_locally(pipeline: "BaseComponent", arguments: Mapping[str, Any], *, work
     local_pipeline = _for_one_machine(pipeline)
     started = time.monotonic()
     with (folder / "run.log").open("w") as log:
-        story = Story(terminal=sys.stdout, log=log, num_steps=_count_steps(pipeline.pipeline_spec))
-        with contextlib.redirect_stdout(story), _environment(folder), _one_log():
+        story = Story(terminal=sys.stdout, log=log, num_steps=_count_steps(pipeline.pipeline_spec), failed=_tell_steps)
+        with contextlib.redirect_stdout(story), _environment(folder), _one_log(), _sigterm_for_steps() as received:
             try:
                 _execute(local_pipeline, arguments, folder)
+            except _BetweenSteps:
+                pass
             except RuntimeError:
                 if story.failure is None:  # not a step's failure but KFP's own
                     raise
-    summary = summarize(pipeline.pipeline_spec, folder, story, seconds=time.monotonic() - started)
+    seconds = time.monotonic() - started
+    summary = summarize(pipeline.pipeline_spec, folder, story, seconds=seconds, terminated=received.is_set())
     summary.write()
     _point_to(folder)
     return summary
@@ -65,6 +71,46 @@ def _execute(pipeline: "BaseComponent", arguments: Mapping[str, Any], folder: Pa
         warnings.filterwarnings("ignore", message="Task .* have no effect in the current local runner")
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder), raise_on_error=True)
         pipeline(**arguments)
+
+
+class _BetweenSteps(BaseException):
+    """SIGTERM, and no step runs that would end by it."""
+
+
+@contextlib.contextmanager
+def _sigterm_for_steps() -> Iterator[threading.Event]:
+    """Hand a SIGTERM on to the steps that run, as Kubernetes does: a training saves what it has, and the run ends.
+
+    Without it only this process would end, and the step go on without anybody. Yields whether one was received.
+    """
+    import psutil
+
+    received = threading.Event()
+
+    def hand_on(*_: object) -> None:
+        received.set()
+        steps = psutil.Process().children()
+        for step in steps:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                is_shell = not step.name().startswith("python")  # KFP starts a step's Python from one
+                for process in (step.children() if is_shell else []) or [step]:
+                    process.terminate()
+        if not steps:
+            raise _BetweenSteps
+
+    if threading.current_thread() is not threading.main_thread():  # Python gives signals to no other
+        yield received
+        return
+    before = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _tell_steps(failure: StepFailure) -> None:
+    """For the step at the end of a run, which KFP's local runner tells only that something failed."""
+    os.environ.setdefault(FAILURE, f"The step {failure.step} failed: {failure.message}")
 
 
 def _for_one_machine(pipeline: "BaseComponent") -> "BaseComponent":

@@ -74,8 +74,8 @@ class Server:
     def stranger(self, found: str) -> StorageError:
         """The error for a server that answers, but not as Kubeflow Pipelines does: a login page, mostly."""
         return StorageError(
-            f"{self.host} does not answer as Kubeflow Pipelines does: {found}. Check --host and the token; a login page is "
-            "an answer too."
+            f"{self.host} does not answer as Kubeflow Pipelines does: {found}. Check --host and the token; a login "
+            "page is an answer too."
         )
 
 

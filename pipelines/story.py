@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -41,6 +42,7 @@ class Story(io.TextIOBase):
         terminal: Where the story is told.
         log: Where every line goes.
         num_steps: Of the pipeline, for "2 of 4"; None where a loop decides.
+        failed: Is told of the first step that fails, before another one starts.
         seconds: How long each finished step took; the second of a name is "<name>-2", and so on.
         failure: The step that failed, if one did.
     """
@@ -48,6 +50,7 @@ class Story(io.TextIOBase):
     terminal: TextIO
     log: TextIO
     num_steps: int | None
+    failed: Callable[[StepFailure], None] = lambda _: None
     seconds: dict[str, float] = field(default_factory=dict)
     failure: StepFailure | None = None
     _running: list[tuple[str, float]] = field(default_factory=list)  # a loop's steps run at once: name, start
@@ -124,7 +127,9 @@ class Story(io.TextIOBase):
             self._tell(f"{_INDENT}done in {seconds:.1f} s")
         else:
             failure = self._explain(step)
-            self.failure = self.failure or failure  # the first: an exit handler runs after it, and may fail too
+            if self.failure is None:  # the first: an exit handler runs after it, and may fail too
+                self.failure = failure
+                self.failed(failure)
             if not failure.error.startswith("cyto_dl.errors."):
                 self._tell_traceback()
             self._tell(f"{_INDENT}failed after {seconds:.1f} s")

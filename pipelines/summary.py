@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ class Summary:
         places: Where each artifact is, by its name: dataset, model, report, bundle.
         metrics: All scalars that the steps logged, by name.
         failure: The step that failed, if one did.
+        terminated: Whether SIGTERM ended the run.
     """
 
     pipeline: str
@@ -35,10 +37,18 @@ class Summary:
     places: dict[str, str]
     metrics: dict[str, float]
     failure: StepFailure | None
+    terminated: bool = False
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the run did not come to its end."""
+        return self.failure is not None or self.terminated
 
     @property
     def exit_code(self) -> int:
-        """0, or the code of the error that a step ended with, or 1 where CytoDL has none for it."""
+        """0, or the code of the error that a step ended with, or 1 where CytoDL has none for it; 143 after SIGTERM."""
+        if self.terminated:
+            return 128 + signal.SIGTERM  # as a shell reports it
         if self.failure is None:
             return 0
         module, _, name = self.failure.error.rpartition(".")
@@ -59,7 +69,7 @@ class Summary:
         """The content of summary.json: places stand at the top level, by name."""
         values: dict[str, Any] = {
             "pipeline": self.pipeline,
-            "status": "failed" if self.failure else "succeeded",
+            "status": "failed" if self.has_failed else "succeeded",
             "seconds": round(self.seconds, 1),
             "steps": {step: round(took, 1) for step, took in self.steps.items()},
             **self.places,
@@ -84,14 +94,16 @@ class Summary:
         width = max(len(name) for name in [*places, *self.metrics])
         return "\n".join(
             [
-                f"{self.pipeline}: {'failed' if self.failure else 'succeeded'} after {self.seconds:.1f} s",
+                f"{self.pipeline}: {'failed' if self.has_failed else 'succeeded'} after {self.seconds:.1f} s",
                 *(f"  {name:{width}}  {value:.4f}" for name, value in self.metrics.items()),
                 *(f"  {name:{width}}  {place}" for name, place in places.items()),
             ]
         )
 
 
-def summarize(pipeline_spec: "PipelineSpec", folder: Path, story: Story, *, seconds: float) -> Summary:
+def summarize(
+    pipeline_spec: "PipelineSpec", folder: Path, story: Story, *, seconds: float, terminated: bool
+) -> Summary:
     """The outcome of the run in `folder`; of steps inside of conditions too, not of those that ran once an item.
 
     A page (KFP's HTML artifact) is copied to <folder>/<name>.html, because KFP's own file has no suffix.
@@ -116,6 +128,7 @@ def summarize(pipeline_spec: "PipelineSpec", folder: Path, story: Story, *, seco
         places=dict(sorted(places.items())),
         metrics=dict(sorted(metrics.items())),
         failure=story.failure,
+        terminated=terminated,
     )
 
 

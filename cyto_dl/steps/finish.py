@@ -16,6 +16,7 @@ from cyto_dl.steps.console import quiet_libraries
 logger = logging.getLogger(__name__)
 
 STATE_TAG = "pipeline_state"
+FAILURE = "CYTO_DL_FAILURE"  # variable: what an orchestrator knows of a failure beyond what it tells this step
 _ABOUT_MODELS = ("valid/", "test/", "comparison/")  # metrics; the others are of the machine and of single steps
 
 
@@ -43,7 +44,7 @@ def finish_step(state: str, message: str, *, page_path: str) -> None:
 
     Args:
         state: SUCCEEDED, FAILED or CANCELLED.
-        message: Why it failed, "" where nobody said so.
+        message: Why it failed, "" where nobody said so; CYTO_DL_FAILURE is said instead, where it is set.
         page_path: Receives the page.
     """
     quiet_libraries()
@@ -58,7 +59,8 @@ def finish_step(state: str, message: str, *, page_path: str) -> None:
         except StorageError as error:
             problem = str(error)
             logger.warning("the trainings in MLflow do not say how the run ended: %s", error)
-    outcome = {"state": state, "message": message, "run": run}
+    failure = os.environ.get(FAILURE, "")
+    outcome = {"state": state, "message": failure or message, "run": run, "on_this_machine": bool(failure)}
     write_page("outcome.html.j2", page_path, **outcome, trainings=trainings, problem=problem)
     logger.info("the run ended: %s", state)
 

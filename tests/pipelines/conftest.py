@@ -37,7 +37,7 @@ def add_numbers(dataset: Input[Dataset], ending: str, report: Output[HTML], metr
 
     Args:
         dataset: From make_numbers.
-        ending: well, ManifestError, ValueError or killed.
+        ending: well, ManifestError, ValueError, killed, or waiting for a signal.
     """
     import json
     import logging
@@ -54,6 +54,10 @@ def add_numbers(dataset: Input[Dataset], ending: str, report: Output[HTML], metr
     if ending == "killed":
         logging.getLogger("toy").info("about to be killed")
         os.kill(os.getpid(), signal.SIGKILL)
+    if ending == "waiting":
+        signal.signal(signal.SIGTERM, lambda *_: exit("saved what there is"))
+        logging.getLogger("toy").info("ready for a signal")
+        signal.pause()
     total = sum(json.loads((Path(dataset.path) / "numbers.json").read_text()))
     Path(report.path).write_text(f"<p>{total}</p>")
     metrics.log_metric("test/toy/sum", total)

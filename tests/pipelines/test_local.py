@@ -1,14 +1,21 @@
 import json
 import os
+import signal
+import subprocess
+import sys
 import warnings
 from pathlib import Path
+from subprocess import PIPE
 
+import psutil
 import pytest
 from kfp import dsl
 
 from pipelines import local
 from pipelines.catalogue import load_pipeline
 from pipelines.local import run_locally
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_run_that_succeeds_tells_its_story_and_leaves_a_summary(toy_pipeline, tmp_path, capsys):
@@ -69,6 +76,28 @@ def test_a_step_that_fails_is_named_with_its_error_and_decides_the_exit_code(
     # The traceback helps only where CytoDL has no explanation; the log has it always.
     assert ("Traceback" in capsys.readouterr().out) == (ending == "ValueError")
     assert ("Traceback" in (summary.folder / "run.log").read_text()) == (ending != "killed")
+
+
+def test_sigterm_is_handed_on_to_the_step_that_runs(tmp_path):
+    """As `kill` or a batch system sends it, to the command alone."""
+    code = (
+        "import sys\nfrom pipelines import catalogue, cli\nfrom tests.pipelines.conftest import toy\n"
+        "catalogue.load_pipeline = lambda name: toy\n"
+        f"sys.exit(cli.main(['run', 'toy', 'ending=waiting', '--workspace', {str(tmp_path)!r}]))\n"
+    )
+    with subprocess.Popen([sys.executable, "-u", "-c", code], cwd=ROOT, stdout=PIPE, stderr=PIPE, text=True) as command:
+        for line in command.stdout:
+            if "ready for a signal" in line:
+                break
+        steps = psutil.Process(command.pid).children(recursive=True)
+        command.send_signal(signal.SIGTERM)
+        out, err = command.communicate(timeout=60)
+    assert command.returncode == 143, err
+    assert "saved what there is" in out
+    assert "SIGTERM ended the run" in err
+    assert steps and not any(step.is_running() for step in steps)
+    written = json.loads((tmp_path / "latest" / "summary.json").read_text())
+    assert (written["status"], list(written["steps"])) == ("failed", ["make-numbers", "add-numbers"])
 
 
 def test_runs_in_one_workspace_stand_side_by_side(toy_pipeline, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from cyto_dl.bundle.provenance import PIPELINE_RUN
-from cyto_dl.steps.finish import STATE_TAG, finish_step
+from cyto_dl.steps.finish import FAILURE, STATE_TAG, finish_step
 from cyto_dl.tracking import server
 
 
@@ -42,6 +42,14 @@ def test_a_run_without_mlflow_has_its_page(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     finish_step("FAILED", "", page_path=str(tmp_path / "page"))
     assert "gives no reason" in (tmp_path / "page").read_text()
+
+
+def test_what_the_orchestrator_knows_more_is_said_instead(tmp_path, monkeypatch):
+    monkeypatch.setenv(FAILURE, "The step train failed: no such column\n  - raw")
+    finish_step("FAILED", "Task exit-handler-1 failed.", page_path=str(tmp_path / "page"))
+    page = (tmp_path / "page").read_text()
+    assert "The step train failed: no such column\n  - raw" in page
+    assert "exit-handler-1" not in page and "Retry" not in page
 
 
 def test_no_database_is_made_to_ask_it(tmp_path, monkeypatch):
