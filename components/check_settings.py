@@ -36,7 +36,7 @@ def check_settings(
         canary_percent: Share of the requests that the new model gets there, 1 to 100.
         deploy_timeout_s: Seconds until it has to be ready.
     """
-    from components.cluster.deployment import check_deployment
+    from components.cluster.deployment import deployment_checks
     from cyto_dl.steps import check_step
 
     check_step(
@@ -51,5 +51,5 @@ def check_settings(
         evaluation_split=evaluation_split,
         minimal_gain=minimal_gain,
         deploy_target=deploy_target,
+        further=deployment_checks(deploy_target, canary_percent=canary_percent, timeout_s=deploy_timeout_s),
     )
-    check_deployment(deploy_target, canary_percent=canary_percent, timeout_s=deploy_timeout_s)

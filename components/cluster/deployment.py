@@ -8,6 +8,7 @@ get --none--> create --+
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from components.cluster.api import CustomObject, Object, connect, own_namespace
@@ -27,26 +28,33 @@ class DeploymentError(CytoDLError):
     """A server did not become ready in time, and what was served before is served again."""
 
 
-def check_deployment(target: str, *, canary_percent: int, timeout_s: float, client: "ApiClient | None" = None) -> None:
-    """Refuse what `deploy_service` would refuse hours later, when there is a bundle.
+def deployment_checks(
+    target: str, *, canary_percent: int, timeout_s: float, client: "ApiClient | None" = None
+) -> list[Callable[[], None]]:
+    """What `deploy_service` would refuse hours later, when there is a bundle: calls that refuse it now.
+
+    A name or a number that does not fit, or no right to look at the InferenceService, is a ConfigError; a Kubernetes
+    that does not answer is a StorageError.
 
     Args:
         target: namespace/name of the InferenceService; "" for no deployment.
         canary_percent: Share of the requests that the new model will get.
         timeout_s: That it will have.
         client: As for `deploy_service`.
-
-    Raises:
-        ConfigError: A name or a number that does not fit, or no right to look at the InferenceService.
-        StorageError: Kubernetes does not answer.
     """
     if not target:
-        return
-    service = inference_service(Target.parse(target, own_namespace()), _ANY_BUNDLE, canary_percent=canary_percent)
-    if timeout_s <= 0:
-        raise ConfigError(f"deploy_timeout_s is {timeout_s:g}; a server takes minutes to be ready, e.g. 900.")
-    metadata = service["metadata"]
-    CustomObject(client or connect(), GROUP, VERSION, PLURAL, metadata["namespace"], metadata["name"]).get()
+        return []
+
+    def check_numbers() -> None:
+        if timeout_s <= 0:
+            raise ConfigError(f"deploy_timeout_s is {timeout_s:g}; a server takes minutes to be ready, e.g. 900.")
+        inference_service(Target("any", "any"), _ANY_BUNDLE, canary_percent=canary_percent)
+
+    def check_target() -> None:
+        place = Target.parse(target, own_namespace())
+        CustomObject(client or connect(), GROUP, VERSION, PLURAL, place.namespace, place.name).get()
+
+    return [check_numbers, check_target]
 
 
 def deploy_service(service: Object, *, timeout_s: float, poll_s: float, client: "ApiClient | None" = None) -> str:

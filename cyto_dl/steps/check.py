@@ -1,6 +1,6 @@
 """What a run asks for that would fail only after its training, checked at the run's beginning.
 
-experiment, overrides -> composed -> is there the head that is compared?
+experiment, overrides -> composed -> has the model the metric that decides?
 comparison_manifest   -> read     -> does it have the columns and the split?
 model_name            -> MLflow   -> does it answer, and take the name?
 """
@@ -27,6 +27,7 @@ def check_step(
     evaluation_split: str,
     minimal_gain: float,
     deploy_target: str,
+    further: Sequence[Callable[[], None]] = (),
     **described: Any,
 ) -> None:
     """Refuse a run that would end after its training, by all that is wrong with it at once.
@@ -39,6 +40,7 @@ def check_step(
         evaluation_split: That is compared on.
         minimal_gain: In the metric's unit.
         deploy_target: Where a better model is served; "" for nowhere.
+        further: Other checks of the same run, which raise a ConfigError.
         **described: The other arguments of `cyto_dl.steps.train.training_words`.
 
     Raises:
@@ -46,11 +48,10 @@ def check_step(
         StorageError: MLflow or the store of the comparison's manifest does not answer.
     """
     config = _compose(experiment, overrides, **described)
-    checks: list[Callable[[], None]] = [partial(_check_gain, minimal_gain)]
+    checks: list[Callable[[], None]] = [partial(_check_gain, minimal_gain), *further]
     if comparison_metric:
-        name = "comparison_metric"
-        checks.append(partial(_check_metric, name, comparison_metric, evaluation_split, config["model"]["task_heads"]))
-        checks.append(partial(_refuse_pooled, comparison_metric))
+        given = ("comparison_metric", comparison_metric, evaluation_split)
+        checks.append(partial(_check_metric, *given, config["model"]["task_heads"], of_images=True))
     if comparison_manifest:
         made = not described["target_cols"]
         checks.append(partial(_check_manifest, comparison_manifest, evaluation_split, config, targets_are_made=made))
@@ -95,7 +96,7 @@ def _check_variant(experiment: str, variant: Sequence[str], metric: str, describ
     try:
         config = _compose(experiment, variant, **described)
         if metric:
-            _check_metric("metric", metric, "valid", config["model"]["task_heads"])
+            _check_metric("metric", metric, "valid", config["model"]["task_heads"], of_images=False)
     except ConfigError as error:
         raise ConfigError(f"variant {list(variant)}: {error}") from error
 
@@ -118,21 +119,33 @@ def _check_gain(minimal_gain: float) -> None:
         raise ConfigError(f"minimal_gain is {minimal_gain}; give a number in the metric's unit, e.g. 0.01.")
 
 
-def _check_metric(parameter: str, metric: str, split: str, heads: dict[str, Any]) -> None:
+def _check_metric(parameter: str, metric: str, split: str, heads: dict[str, Any], *, of_images: bool) -> None:
+    """Refuse a metric that the model will not have; `of_images`: that single images do not have."""
     head, _, name = metric.removeprefix(f"{split}/").partition("/")
-    if head not in heads or not name:
+    if head not in heads:
         raise ConfigError(
             f"{parameter} is '{metric}'; write {split}/<head>/<metric> with one of the experiment's heads "
             f"({', '.join(heads)}), e.g. {split}/{next(iter(heads))}/dice, or leave it empty for the first metric."
         )
+    known = _metrics(head, heads[head])
+    if of_images:
+        known = [each for each in known if not each.endswith("_pooled")]
+    # a metric of several classes has one for each, e.g. dice_1
+    if not any(name == each or name.startswith(f"{each}_") for each in known) or (
+        of_images and name.endswith("_pooled")
+    ):
+        choices = ", ".join(f"{split}/{head}/{each}" for each in known)
+        raise ConfigError(f"{parameter} is '{metric}'; choose one of {choices}, or leave it empty for the first.")
 
 
-def _refuse_pooled(metric: str) -> None:
-    if metric.endswith("_pooled"):
-        raise ConfigError(
-            f"comparison_metric is '{metric}'; models are compared image by image, and a pooled metric has one value "
-            f"for all: write {metric.removesuffix('_pooled')}."
-        )
+def _metrics(head: str, node: dict[str, Any]) -> list[str]:
+    """The metrics of a head of which it is known whether more is better."""
+    from cyto_dl.config import instantiate
+    from cyto_dl.model.tasks import build_tasks
+
+    parts = {part: instantiate(each, f"model.task_heads.{head}.{part}") for part, each in node.items()}
+    metrics = build_tasks({head: parts})[head].metrics
+    return [name for name, metric in metrics.items() if metric.higher_is_better is not None]
 
 
 def _check_manifest(manifest: str, split: str, config: dict[str, Any], *, targets_are_made: bool) -> None:

@@ -71,7 +71,9 @@ def test_an_experiment_that_makes_its_own_targets_needs_no_column_for_them(table
         ),
         ({"comparison_metric": "test/nuclei/dice"}, "heads (seg), e.g. test/seg/dice, or leave it empty"),
         ({"comparison_metric": "dice"}, "comparison_metric is 'dice'"),
-        ({"comparison_metric": "test/seg/dice_pooled"}, "write test/seg/dice."),
+        ({"comparison_metric": "test/seg/dcie"}, "choose one of test/seg/dice, test/seg/iou, or leave it empty"),
+        ({"comparison_metric": "test/seg"}, "choose one of test/seg/dice, test/seg/iou"),
+        ({"comparison_metric": "test/seg/dice_pooled"}, "choose one of test/seg/dice, test/seg/iou"),
         ({"minimal_gain": float("nan")}, "minimal_gain is nan"),
         ({"deploy_target": "imaging/nuclei"}, "deploy_target needs a model_name"),
         ({"model_name": "lab/nuclei"}, "takes names without /, : and '"),
@@ -112,6 +114,15 @@ def test_all_faults_are_told_at_once(registry, tmp_path):
     assert str(error.value).count("\n  - ") == 3
 
 
+def test_further_checks_are_told_beside_the_others():
+    def refuse():
+        raise ConfigError("canary_percent 200")
+
+    with pytest.raises(ConfigError) as error:
+        check(comparison_metric="dice", further=[refuse])
+    assert str(error.value).count("\n  - ") == 2
+
+
 def test_a_registry_that_nobody_has_named_is_refused():
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI is not set"):
         check(model_name="nuclei")
@@ -128,7 +139,7 @@ def test_a_registry_that_does_not_answer_may_answer_later(tmp_path, monkeypatch)
 def test_checking_needs_no_torch(tmp_path):
     code = (
         "import sys\nfrom tests.steps.test_check import check\n"
-        "check(comparison_metric='test/seg/dice', model_name='nuclei')\nassert 'torch' not in sys.modules\n"
+        "check(minimal_gain=0.1, model_name='nuclei')\nassert 'torch' not in sys.modules\n"
     )
     values = {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
     ended = subprocess.run(
@@ -150,6 +161,7 @@ def test_a_sweep_that_can_work_passes():
     ("given", "says"),
     [
         ({"metric": "test/seg/dice"}, "metric is 'test/seg/dice'; write valid/<head>/<metric>"),
+        ({"metric": "valid/seg/dcie"}, "choose one of valid/seg/dice, valid/seg/dice_pooled"),
         ({"mode": "best"}, "mode is 'best'"),
     ],
 )
