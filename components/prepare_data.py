@@ -19,6 +19,7 @@ def prepare_data(
     stratify_column: str,
     fractions: list[float],
     seed: int,
+    evaluation_split: str,
     dataset: Output[Dataset],
 ) -> None:
     """Check a manifest of images, split it where it has no splits, and measure its intensities.
@@ -41,6 +42,7 @@ def prepare_data(
             none.
         fractions: Shares of train, valid and test where splits are made.
         seed: Makes the same splits again.
+        evaluation_split: Split that the model will be measured on; it has to have rows.
 
     Returns:
         dataset: Folder with manifest.csv (absolute paths, column `split`) and fingerprint.json.
@@ -61,4 +63,5 @@ def prepare_data(
         stratify_column=stratify_column,
         fractions=fractions,
         seed=seed,
+        evaluation_split=evaluation_split,
     )

@@ -88,6 +88,7 @@ def sweep(
         stratify_column=stratify_column,
         fractions=fractions,
         seed=seed,
+        evaluation_split=evaluation_split,
     ).set_display_name("Prepare data")
     # The key of KFP's cache is the manifest's address, not its content: a cached step would miss a changed table.
     prepared.set_caching_options(False)

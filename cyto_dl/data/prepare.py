@@ -51,6 +51,7 @@ def prepare_data(
     stratify_column: str | None = None,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     seed: int = 0,
+    evaluation_split: str | None = None,
 ) -> dict[str, Any]:
     """Check a manifest and its images, split it, and write it with absolute paths beside a fingerprint of the data.
 
@@ -71,6 +72,7 @@ def prepare_data(
         fractions: The shares of train, valid and test among the groups, or with `stratify_column` among the rows; for
             splits that are made.
         seed: Other seeds make other splits.
+        evaluation_split: The split that the model will be measured on, which then needs rows as `train` and `valid` do.
 
     Returns:
         The fingerprint: per column intensities, sizes, pixel sizes, dtypes of the rows that are trained on; rows per
@@ -103,7 +105,7 @@ def prepare_data(
     unnamed = [problem for name, column in named.items() for problem in _check_column(tables, name, column)]
     mixed = _check_groups(tables, group_column) if group_column else []
     copied = _check_copies(rows, described, source_col)
-    lacking = _check_present(rows, wrong)
+    lacking = _check_present(rows, wrong, evaluation_split)
     kinds = (unsplit, unnamed, wrong, unreadable, damaged, differing, mixed, copied, lacking)
     if any(kinds):
         raise ManifestError(f"{manifest}: the manifest cannot be used:\n{list_problems(*kinds)}")
@@ -171,12 +173,21 @@ def _check_groups(tables: Sequence[Table], group_column: str) -> list[str]:
     return problems
 
 
-def _check_present(rows: Rows, wrong: Sequence[str]) -> list[str]:
-    """The splits that training needs and that have no rows."""
-    if "test" not in rows:
+def _check_present(rows: Rows, wrong: Sequence[str], evaluation_split: str | None) -> list[str]:
+    """The splits that are needed and have no rows."""
+    if "test" not in rows and evaluation_split is None:
         logger.warning("the manifest has no rows of the split 'test': there will be nothing to evaluate on")
-    missing = [split for split in ("train", "valid") if split not in rows] if rows and not wrong else []
-    return [f"there are no rows of the split '{split}'; there are {', '.join(rows)}." for split in missing]
+    if wrong or not rows:
+        return []
+    needed = {"train": "", "valid": ""}
+    if evaluation_split:
+        needed.setdefault(evaluation_split, " (evaluation_split)")
+    there = ", ".join(rows)
+    return [
+        f"there are no rows of the split '{split}'{why}; there are {there}."
+        for split, why in needed.items()
+        if split not in rows
+    ]
 
 
 def _target_dims(rows: Rows, column: str, spatial_dims: int) -> int:

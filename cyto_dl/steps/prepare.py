@@ -24,11 +24,13 @@ def prepare_step(
     stratify_column: str = "",
     fractions: Sequence[float] = (0.7, 0.15, 0.15),
     seed: int = 0,
+    evaluation_split: str = "",
 ) -> dict[str, Any]:
     """Check, split and measure a manifest of images; see `cyto_dl.data.prepare.prepare_data`.
 
     An orchestrator's parameters have no null: 0 channels means any number, an empty selection means all channels, an
-    empty group or stratify column means none, and no target columns mean that the training makes its own targets.
+    empty group or stratify column or evaluation split means none, and no target columns mean that the training makes
+    its own targets.
 
     Returns:
         The data's fingerprint, as written to fingerprint.json.
@@ -50,6 +52,7 @@ def prepare_step(
         stratify_column=stratify_column or None,
         fractions=(train, valid, test),
         seed=int(seed),
+        evaluation_split=evaluation_split or None,
     )
 
 

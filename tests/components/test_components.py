@@ -120,6 +120,7 @@ def test_prepare_data_passes_every_argument_on(step, artifact):
         "stratify_column": "treatment",
         "fractions": [0.8, 0.1, 0.1],
         "seed": 7,
+        "evaluation_split": "valid",
     }
     dataset = artifact(dsl.Dataset, "dataset")
     prepare_data.python_func(**arguments, dataset=dataset)

@@ -209,6 +209,12 @@ def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_written(table, 
         (lambda rows: rows[:2], {}, "2 images or groups cannot be split"),
         (lambda rows: rows.drop(columns="seg"), {}, "no column 'seg'.*columns are raw, well"),
         (lambda rows: rows.assign(split="train"), {}, "no rows of the split 'valid'"),
+        (
+            lambda rows: rows.assign(split=["train", "valid"] * 3),
+            {"evaluation_split": "test"},
+            r"no rows of the split 'test' \(evaluation_split\); there are train, valid",
+        ),
+        (lambda rows: rows, {"evaluation_split": "tset"}, r"no rows of the split 'tset' \(evaluation_split\)"),
         (lambda rows: rows, {"group_column": "plate"}, r"no column 'plate' \(group_column\)"),
         (
             lambda rows: rows.assign(well=None),

@@ -162,6 +162,14 @@ def test_names_from_the_data_cannot_break_the_page(evaluation, tmp_path):
     assert not re.search(r"<script", text)
 
 
+def test_intervals_of_few_images_are_said_to_be_too_short(tmp_path):
+    config = experiment(write_images(tmp_path, splits=("test",) * 6))
+    few = evaluate(predictor_of(config), config, manifest=tmp_path / "manifest.csv")
+    assert "take these as too short" not in write_report(few, tmp_path / "report.html").read_text()
+    images = replace(few, images=few.images[:5])
+    assert "Of 5 images" in write_report(images, tmp_path / "report.html").read_text()
+
+
 def test_one_image_makes_a_report_without_intervals(tmp_path):
     config = experiment(write_images(tmp_path))
     evaluation = evaluate(predictor_of(config), config, manifest=tmp_path / "manifest.csv", split="valid")
