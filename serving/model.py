@@ -27,7 +27,7 @@ from serving.messages.metadata import describe_model
 from serving.messages.parameters import Asked
 from serving.messages.requests import ImageRequest, Payload, read_request
 from serving.messages.responses import Answer, Predictions, write_response
-from serving.telemetry.drift import Training, judge
+from serving.telemetry.drift import Training, describe, refuse_unusual
 from serving.telemetry.observation import observation
 
 logger = logging.getLogger(__name__)
@@ -145,9 +145,10 @@ class BundleModel(Model):
         worst = self._training.compare_all(images)
         observed = observation()
         observed.drift_scores = {finding.quantity: finding.score for finding in worst}
-        verdict = judge(worst, self._drift)
         if self._drift != "accept":
-            observed.drift = verdict
+            observed.drift = describe(worst)
+        if self._drift == "refuse":
+            refuse_unusual(worst)
 
     def predict_alone(self, image: Image, heads: Sequence[str], asked: Asked, work: Work) -> dict[str, np.ndarray]:
         """The prediction of an image that was read in the thread that calls this: a file at an address, or a job's.

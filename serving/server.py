@@ -1,8 +1,8 @@
 """One process that serves REST and gRPC until SIGTERM.
 
     start: bundles are loaded and warmed up -> it listens, and is ready
-    SIGTERM: it is not ready -> after a while no further requests, over REST and gRPC at once -> those that there are
-             finish -> exit code 0
+    SIGTERM: it is not ready, and computes no more jobs -> after a while no further requests, over REST and gRPC at
+             once -> those that there are finish -> exit code 0
 
 KServe's ModelServer is not used: it stops gRPC only when REST is done, and unloads the models before.
 """
@@ -108,14 +108,16 @@ class BundleServer:
         )
         stopping = asyncio.Event()
         draining = asyncio.create_task(self._drain(calls, stopping))
-        async with computing(self.jobs):
-            await _Server(config, stopping, lambda: self._announce(drain_s)).serve()
+        async with computing(self.jobs) as stop_jobs:
+
+            def announce() -> int:
+                self.dataplane.is_stopping = True
+                stop_jobs()  # they would only slow down the requests that somebody waits for
+                return drain_s
+
+            await _Server(config, stopping, announce).serve()
         stopping.set()
         await draining
-
-    def _announce(self, drain_s: int) -> int:
-        self.dataplane.is_stopping = True
-        return drain_s
 
     async def _drain(self, calls: GrpcServer, stopping: asyncio.Event) -> None:
         await stopping.wait()

@@ -16,7 +16,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ from serving.messages.requests import choose_heads
 from serving.model import BundleModel
 from serving.references.addresses import Addresses
 from serving.references.transfer import KEYS, read_format, read_image_at, write_results
-from serving.telemetry.observation import Listener, Observation, begin, end, observation
+from serving.telemetry.observation import JOB, Listener, Observation, begin, end, observation
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +170,7 @@ class JobQueue:
             self._jobs[job.id] = job
         finally:
             self._coming.pop(job.id)
+        self._log(job)
         self._changed.set()
         return job
 
@@ -199,9 +200,12 @@ class JobQueue:
     async def cancel(self, job: Job) -> Job:
         """Stop a job, or forget one that has ended; the job as it is then."""
         if job.state in UNFINISHED:
-            if work := self._works.get(job.id):
+            if work := self._works.pop(job.id, None):
                 work.cancel()
-            return await self._put(job.at(CANCELLED))
+                return await self._put(job.at(CANCELLED, **_progress(work)))
+            job = await self._put(job.at(CANCELLED))
+            self._tell(_observe(job), job)
+            return job
         self._jobs.pop(job.id, None)
         async with self._turn:
             await asyncio.to_thread(self._folder.remove, job)
@@ -236,11 +240,15 @@ class JobQueue:
 
     async def _run(self, job: Job) -> None:
         if job.num_starts >= MAX_STARTS:
-            await self._put(job.at(FAILED, error=f"the server ended {MAX_STARTS} times while it computed this job"))
+            job = await self._put(
+                job.at(FAILED, error=f"the server ended {MAX_STARTS} times while it computed this job")
+            )
+            self._tell(_observe(job), job)
             return
         self._works[job.id] = work = Work(math.inf)
         job = await self._put(job.at(RUNNING, num_starts=job.num_starts + 1))
-        observed = Observation(job.request_id or job.id, f"job {job.id}", "job", job.model, work=work)
+        observed = _observe(job, work)
+        work.waited_s = observed.elapsed_s
         context = contextvars.copy_context()
         context.run(begin, observed)  # what the model finds on its way is noted there
         try:
@@ -249,28 +257,35 @@ class JobQueue:
             ended = job.at(SUCCEEDED, outputs=outputs)
         except asyncio.CancelledError:
             work.cancel()
+            self._works.pop(job.id, None)
             if self._jobs.get(job.id) is job:  # the server stops in good order: this start does not count
-                self._folder.save(job.at(QUEUED, num_starts=job.num_starts - 1))
+                self._jobs[job.id] = job = job.at(QUEUED, num_starts=job.num_starts - 1)
+                self._folder.save(job)
             raise
         except Gone:
             ended = job.at(CANCELLED)
         except Exception as error:  # noqa: BLE001  # whatever it is belongs to the job: the others have to go on
             ended = job.at(FAILED, error=answer_to(error).message)
-        self._works.pop(job.id)
+        self._works.pop(job.id, None)
         if self._jobs.get(job.id) is job:  # else it was cancelled meanwhile, which its client has heard
-            seconds = round(work.elapsed_s, 3)
-            await self._put(ended.at(ended.state, num_windows=work.num_windows, seconds=seconds))
-        observed.error = ended.error
-        end(observed, self._jobs.get(job.id, ended).state, listener=self.listener)
+            ended = await self._put(ended.at(ended.state, **_progress(work)))
+        self._tell(observed, self._jobs.get(job.id, ended))
+
+    def _tell(self, observed: Observation, job: Job) -> None:
+        observed.error = job.error
+        end(observed, job.state, listener=self.listener)
 
     async def _put(self, job: Job) -> Job:
         self._jobs[job.id] = job
         async with self._turn:
             await asyncio.to_thread(self._folder.save, job)
+        self._log(job)
+        return job
+
+    def _log(self, job: Job) -> None:
         fields = {"job": job.id, "model": job.model, "state": job.state, "seconds": job.seconds, "error": job.error}
         extra = {"fields": fields, "request_id": job.request_id}
         logger.info("job %s of %s: %s", job.id, job.model, job.state, extra=extra)
-        return job
 
     def _compute(self, job: Job, work: Work) -> list[dict[str, Any]]:
         """What a job gives; in its thread."""
@@ -304,15 +319,26 @@ class JobQueue:
             await self.cancel(job)
 
 
+def _observe(job: Job, work: Work | None = None) -> Observation:
+    """A job as a request that came when the job did."""
+    observed = Observation(job.request_id or job.id, f"job {job.id}", JOB, job.model, work=work)
+    observed.begun -= max(0.0, time.time() - job.created)  # the clock may have been put back
+    return observed
+
+
+def _progress(work: Work) -> dict[str, Any]:
+    return {"num_windows": work.num_windows, "seconds": round(work.elapsed_s, 3)}
+
+
 @asynccontextmanager
-async def computing(jobs: JobQueue | None) -> AsyncIterator[None]:
-    """Compute jobs in a block; the one that runs at its end is left for the next server."""
+async def computing(jobs: JobQueue | None) -> AsyncIterator[Callable[[], object]]:
+    """Compute jobs in a block, which may end that before; a job that runs then is left for the next server."""
     if jobs is None:
-        yield
+        yield lambda: None
         return
     running = asyncio.create_task(jobs.run())
     try:
-        yield
+        yield running.cancel
     finally:
         running.cancel()
         await asyncio.wait([running])

@@ -100,7 +100,7 @@ def _document(
 def _described(job: Job, jobs: JobQueue) -> dict[str, Any]:
     work = jobs.work(job)
     done = job.num_windows if work is None else work.num_windows
-    of = max(done, job.num_windows if work is None else work.all_windows)
+    of = max(done, work.all_windows) if work is not None else done if job.state == SUCCEEDED else 0
     found = {
         "id": job.id,
         "model_name": job.model,

@@ -85,19 +85,26 @@ class Training:
         return Finding("intensity", min(score, MOST), words)
 
 
-def judge(findings: Sequence[Finding], policy: str) -> str:
-    """What an answer's header says of a request: the quantities that are unusual and their scores, or "none".
+def describe(findings: Sequence[Finding]) -> str:
+    """What an answer's header says of a request: the quantities that are unusual and their scores, or "none"."""
+    return ", ".join(f"{finding.quantity}={finding.score:.2f}" for finding in _unusual(findings)) or "none"
+
+
+def refuse_unusual(findings: Sequence[Finding]) -> None:
+    """Take only what the model knows.
 
     Raises:
-        InvalidInput: Something is unusual, and the policy is to refuse it.
+        InvalidInput: Something is unusual.
     """
-    unusual = [finding for finding in findings if finding.score > 1]
-    if policy == "refuse" and unusual:
+    if unusual := _unusual(findings):
         raise InvalidInput(
             f"the image is unlike those that the model was trained on: {'; '.join(each.words for each in unusual)}. "
             "Send it as acquired; or another model is the right one."
         )
-    return ", ".join(f"{finding.quantity}={finding.score:.2f}" for finding in unusual) or "none"
+
+
+def _unusual(findings: Sequence[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.score > 1]
 
 
 def _outside(quantity: str, values: Sequence[float], known: Mapping[str, Sequence[float]], factor: float) -> Finding:

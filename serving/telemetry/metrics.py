@@ -22,13 +22,14 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from serving.executor import Executor
-from serving.telemetry.observation import Observation
+from serving.telemetry.observation import JOB, Observation
 
 if TYPE_CHECKING:
     from serving.limits import Buffered
 
 # Seconds. A small image on a GPU takes 20 ms, a volume on a CPU minutes.
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, float("inf"))
+_SUCCESS = ("200", "OK", "succeeded")  # of REST, gRPC and jobs
 # A quantity's distance from the training data in units of its threshold: beyond 1 a request is unusual.
 SCORES = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, float("inf"))
 
@@ -53,12 +54,13 @@ class Metrics:
             "cyto_dl_requests", "Predictions asked for.", [*per_request, "status"], registry=registry
         )
         self._seconds = Histogram(
-            "cyto_dl_request_seconds", "From a request's head to its answer.", per_request, registry=registry,
-            buckets=SECONDS,
+            "cyto_dl_request_seconds", "From a request's head to its answer, a job's waiting included.",
+            [*per_request, "status"], registry=registry, buckets=SECONDS,
         )  # fmt: skip
         self._waited = Histogram(
-            "cyto_dl_wait_seconds", "Until a thread took the request.", per_model, registry=registry, buckets=SECONDS
-        )
+            "cyto_dl_wait_seconds", "Until a thread took the request; jobs have a thread of their own.", per_model,
+            registry=registry, buckets=SECONDS,
+        )  # fmt: skip
         self._network = Histogram(
             "cyto_dl_network_seconds", "The request's share of the network's time.", per_model, registry=registry,
             buckets=SECONDS,
@@ -80,14 +82,17 @@ class Metrics:
         """Count a request that is answered; what is no prediction is not counted."""
         if not observed.protocol:
             return
-        model = observed.model if observed.model in self._models else ""
+        # one that has a version was there when the request came, and may be unloaded by now
+        model = (observed.model or "") if observed.version or observed.model in self._models else ""
         self._requests.labels(model, observed.protocol, observed.status).inc()
-        self._seconds.labels(model, observed.protocol).observe(observed.elapsed_s)
+        self._seconds.labels(model, observed.protocol, observed.status).observe(observed.elapsed_s)
         if observed.work is not None and model:
-            self._waited.labels(model).observe(observed.work.waited_s)
+            if observed.protocol != JOB:
+                self._waited.labels(model).observe(observed.work.waited_s)
             self._network.labels(model).observe(observed.work.network_s)
             self._windows.labels(model).inc(observed.work.num_windows)
-            self._voxels.labels(model).inc(observed.num_voxels)
+            if observed.status in _SUCCESS:
+                self._voxels.labels(model).inc(observed.num_voxels)
         for quantity, score in observed.drift_scores.items():
             self._drift.labels(model, quantity).observe(score)
 

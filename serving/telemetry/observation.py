@@ -18,6 +18,8 @@ from typing import Protocol
 
 logger = logging.getLogger("serving.request")
 
+JOB = "job"  # the protocol of what is computed when nobody waits
+
 _ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")  # what else comes could forge lines of a log
 _CURRENT: ContextVar["Observation | None"] = ContextVar("observation", default=None)
 
@@ -52,12 +54,12 @@ class Observation:
     version: str = ""  # of the bundle
     drift: str = ""  # what is unusual, in words
     drift_scores: Mapping[str, float] = field(default_factory=dict)
-    _begin: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=time.monotonic)
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the request came."""
-        return time.monotonic() - self._begin
+        return time.monotonic() - self.begun
 
     def headers(self) -> dict[str, str]:
         """What the answer's headers, or its trailing metadata, say of the request."""

@@ -11,7 +11,7 @@ import pytest
 from cyto_dl.data.image import read_image, write_image
 from cyto_dl.errors import ConfigError
 from serving.jobs.folder import QUEUED, RUNNING, JobFolder, new_job
-from serving.jobs.queue import MAX_STARTS
+from serving.jobs.queue import MAX_STARTS, computing
 from tests.serving.conftest import ask, client_of, make_predictor
 from tests.serving.jobs.conftest import JOBS, PATIENCE_S, HeldNetwork, running, until
 from tests.serving.wire import npy
@@ -99,12 +99,14 @@ def test_a_running_job_and_a_waiting_one_are_cancelled(serve, image, tmp_path):
             job = await until(client, third, "succeeded", "failed")
             listed = (await client.get(JOBS)).json()["jobs"]
             assert (await client.delete(third)).status_code == 200
-            return states, job, listed, (await client.get(third)).status_code
+            told = (await client.get("/metrics")).text
+            return states, job, listed, (await client.get(third)).status_code, told
 
-    states, job, listed, status = asyncio.run(talk())
+    states, job, listed, status, told = asyncio.run(talk())
     assert states == ["cancelled", "cancelled"]
     assert job["state"] == "succeeded"
     assert [each["state"] for each in listed] == ["cancelled", "cancelled", "succeeded"]
+    assert 'cyto_dl_requests_total{model="cells",protocol="job",status="cancelled"} 2.0' in told
     assert status == 404
     assert {each["state"] for each in records(tmp_path)} == {"cancelled"}
 
@@ -180,6 +182,42 @@ def test_a_server_that_stops_in_good_order_leaves_its_job_to_the_next(serve, ima
     network.released.set()
     assert [(each["state"], each["num_starts"]) for each in records(tmp_path)] == [("queued", 0)]
     assert asyncio.run(go_on(location))["state"] == "succeeded"
+
+
+def test_a_server_that_is_about_to_stop_answers_requests_and_computes_no_more_jobs(serve, image, tmp_path):
+    network = HeldNetwork(make_predictor(2).network)
+
+    async def talk():
+        server = serve(network=network)
+        async with client_of(server) as client, computing(server.jobs) as stop_jobs:
+            first = (await client.post(JOBS, content=npy(image(2)))).headers["location"]
+            await asyncio.to_thread(network.entered.acquire, timeout=PATIENCE_S)
+            stop_jobs()
+            network.released.set()
+            second = (await client.post(JOBS, content=npy(image(2)))).headers["location"]
+            assert (await client.post("/v1/models/cells:predict", content=npy(image(2)))).status_code == 200
+            return [(await client.get(location)).json()["state"] for location in (first, second)]
+
+    assert asyncio.run(talk()) == ["queued", "queued"]
+    assert [(each["state"], each["num_starts"]) for each in records(tmp_path)] == [("queued", 0)] * 2
+
+
+def test_a_job_that_is_cancelled_tells_how_far_it_was(serve, image):
+    network = HeldNetwork(make_predictor(2).network)
+    network.released.set()
+
+    async def talk():
+        async with running(serve(network=network)) as client:
+            location = (await client.post(JOBS, content=npy(image(2)))).headers["location"]
+            await asyncio.to_thread(network.entered.acquire, timeout=PATIENCE_S)
+            network.released.clear()  # some batch after the first is held
+            told = (await client.delete(location)).json()["progress"]
+            network.released.set()
+            return told, (await client.get(location)).json()["progress"]
+
+    told, later = asyncio.run(talk())
+    assert later["windows"] == told["windows"]
+    assert later["of"] is None  # it is not known any more
 
 
 def test_a_job_whose_model_is_gone_is_reported(serve, image, tmp_path):

@@ -45,12 +45,13 @@ def test_metrics_and_log_tell_of_jobs_as_of_requests(serve, image, dims, caplog)
     told = asyncio.run(talk())
     assert 'cyto_dl_jobs{model="cells",state="succeeded"} 1.0' in told
     assert 'cyto_dl_requests_total{model="cells",protocol="job",status="succeeded"} 1.0' in told
-    assert 'cyto_dl_request_seconds_count{model="cells",protocol="job"} 1.0' in told
+    assert 'cyto_dl_request_seconds_count{model="cells",protocol="job",status="succeeded"} 1.0' in told
+    assert "cyto_dl_wait_seconds_count" not in told  # what requests wait is not what jobs do
     assert 'cyto_dl_drift_score_count{model="cells",quantity="intensity"} 1.0' in told
     assert f'cyto_dl_voxels_total{{model="cells"}} {float(image(dims).size)}' in told
     lines = [record for record in caplog.records if record.__dict__.get("request_id") == "mine"]
     states = [record.fields["state"] for record in lines if "state" in record.fields]
-    assert states == ["running", "succeeded"]
+    assert states == ["queued", "running", "succeeded"]
     (ended,) = [record.fields for record in lines if record.fields.get("protocol") == "job"]
     assert ended["version"] == "0123456789ab"
     assert ended["windows"] > 1

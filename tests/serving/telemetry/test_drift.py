@@ -4,7 +4,7 @@ from kserve.errors import InvalidInput
 
 from cyto_dl.data.fingerprint import PERCENTILES
 from cyto_dl.data.image import Image
-from serving.telemetry.drift import Training, judge
+from serving.telemetry.drift import Training, describe, refuse_unusual
 
 
 def document_of(images, *, spacing_um=None):
@@ -81,10 +81,10 @@ def test_a_bundle_that_says_nothing_is_not_compared(document):
     assert Training.of(document, "raw") is None
 
 
-def test_the_policy_decides(training, dims):
+def test_what_is_unusual_is_described_and_refused(training, dims):
     usual, blank = training.compare(field(dims)), training.compare(np.full_like(field(dims), 400))
-    for policy in ("accept", "warn", "refuse"):
-        assert judge(usual, policy) == "none"
-    assert judge(blank, "warn") == "intensity=99.00"
+    assert describe(usual) == "none"
+    refuse_unusual(usual)
+    assert describe(blank) == "intensity=99.00"
     with pytest.raises(InvalidInput, match="1st, 50th and 99th percentiles are 400, 400 and 400"):
-        judge(blank, "refuse")
+        refuse_unusual(blank)

@@ -1,5 +1,6 @@
 """What the log, the metrics and the headers of answers say of a request."""
 
+import asyncio
 import dataclasses
 import logging
 
@@ -13,7 +14,8 @@ from serving.identity import Identity
 from serving.limits import Limits
 from serving.model import BundleModel
 from serving.server import BundleServer
-from tests.serving.conftest import ask, make_predictor
+from tests.serving.conftest import ask, client_of, make_predictor
+from tests.serving.jobs.conftest import PATIENCE_S, HeldNetwork
 from tests.serving.telemetry.test_drift import document_of, field
 from tests.serving.test_grpc import request, stub_of
 from tests.serving.wire import binary_request, npy
@@ -72,7 +74,10 @@ def test_predictions_are_counted_by_model_protocol_and_status(observed):
     assert found["cyto_dl_windows_total{model=cells}"] == 3 * 25  # windows of 16 px on 64 px, a quarter of them overlap
     assert found["cyto_dl_wait_seconds_count{model=cells}"] == 3
     assert found["cyto_dl_network_seconds_sum{model=cells}"] > 0
-    assert found["cyto_dl_request_seconds_bucket{le=600.0,model=cells,protocol=v1}"] == 3
+    assert found["cyto_dl_request_seconds_bucket{le=600.0,model=cells,protocol=v1,status=200}"] == 1
+    assert (
+        found["cyto_dl_request_seconds_count{model=cells,protocol=v1,status=413}"] == 1
+    )  # at once: no prediction's time
     identity = f"device=cpu,engine=torch,model=cells,sha256={SHA256},version={SHA256[:12]}"
     assert found[f"cyto_dl_model_info{{{identity}}}"] == 1
     assert [found[f"cyto_dl_{name}"] for name in ("running", "waiting", "buffered_bytes")] == [0, 0, 0]
@@ -142,12 +147,33 @@ def test_an_unusual_image_is_counted_and_the_policy_decides_the_rest(observed):
     assert "x-drift" not in answers["accept"].headers
     assert answers["warn"].headers["x-drift"] == "intensity=99.00"
     assert "training images" in answers["refuse"].json()["error"]
+    assert answers["refuse"].headers["x-drift"] == "intensity=99.00"
     server = observed("refuse")
     ask(server, "POST", PREDICT, content=blank)
     ask(server, "POST", PREDICT, content=npy(field(2)))
     found = samples(server)
     assert found["cyto_dl_drift_score_bucket{le=1.0,model=cells,quantity=intensity}"] == 1
     assert found["cyto_dl_drift_score_count{model=cells,quantity=intensity}"] == 2
+    assert found["cyto_dl_voxels_total{model=cells}"] == field(2).size  # of the one that was predicted
+
+
+def test_a_prediction_whose_model_is_unloaded_meanwhile_is_counted_as_its_own(observed):
+    server = observed()
+    network = HeldNetwork(server.models.get_model("cells").predictor.network)
+    server.models.get_model("cells").predictor = dataclasses.replace(make_predictor(2), network=network)
+
+    async def talk():
+        async with client_of(server) as client:
+            asked = asyncio.create_task(client.post(PREDICT, content=npy(field(2))))
+            await asyncio.to_thread(network.entered.acquire, timeout=PATIENCE_S)
+            server.models.unload("cells")
+            network.released.set()
+            return await asked
+
+    assert asyncio.run(talk()).status_code == 200
+    found = samples(server)
+    assert found["cyto_dl_requests_total{model=cells,protocol=v1,status=200}"] == 1
+    assert found["cyto_dl_voxels_total{model=cells}"] == field(2).size
 
 
 @pytest.mark.parametrize("path", ["/v2/models/cells", "/v2/models/cells/ready", "/metrics"])
