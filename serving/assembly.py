@@ -8,12 +8,11 @@ from kserve import ModelRepository
 
 from cyto_dl.bundle import load_bundle
 from cyto_dl.bundle.engines import engine_of
-from cyto_dl.errors import ConfigError
 from cyto_dl.inference import Predictor
 from cyto_dl.processors import num_processors
 from serving.access import Access, read_tokens
 from serving.executor import Executor
-from serving.identity import Identity, identify
+from serving.identity import Identity, check_name, identify
 from serving.jobs.folder import JobFolder
 from serving.jobs.queue import JobQueue
 from serving.limits import MIB, Limits
@@ -29,11 +28,9 @@ def build_server(settings: Settings) -> BundleServer:
     """A server without models.
 
     Raises:
-        ConfigError: Tokens cannot be read, or models could be loaded without anybody who may.
+        ConfigError: Tokens cannot be read, or what clients may name is no address.
     """
     torch.set_num_threads(min(torch.get_num_threads(), num_processors()))  # torch counts the machine's
-    if settings.repository and not settings.admin_token_file:
-        raise ConfigError("--repository needs --admin-token-file: who has one of its tokens loads and unloads models.")
     limits = Limits(
         body_bytes=settings.max_body_mib * MIB,
         message_bytes=settings.max_message_mib * MIB,
@@ -49,7 +46,7 @@ def build_server(settings: Settings) -> BundleServer:
 
     async def load(name: str | None, address: str) -> BundleModel:
         predictor, identity = await asyncio.to_thread(_read, address, settings)
-        name = name or predictor.name
+        name = name or check_name(predictor.name)
         model = BundleModel(name, predictor, executor, limits=limits, identity=identity, drift=settings.drift)
         await asyncio.to_thread(model.warm_up)
         return model

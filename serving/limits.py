@@ -89,8 +89,11 @@ class Share:
         """Count bytes that came.
 
         Raises:
-            Busy: All requests together take too much.
+            TooLarge: This request alone takes too much.
+            Busy: All requests together do.
         """
+        if self.num_bytes + num_bytes > self._all.limit:
+            raise TooLarge(f"this server has memory for {self._all.limit} bytes of requests, and this one has more")
         if self._all.num_bytes + num_bytes > self._all.limit:
             raise Busy(retry_after_s=RETRY_AFTER_S, what="has no memory left for this request")
         self.num_bytes += num_bytes
@@ -151,9 +154,13 @@ class BodyLimit:
         return counted
 
     def _within_time(self, send: Send, share: Share) -> Send:
+        deadline: float | None = None  # of the whole answer, from its head on
+
         async def sent_part(message: Message) -> None:
+            nonlocal deadline
+            deadline = deadline or asyncio.get_running_loop().time() + self._limits.timeout_s
             try:
-                async with asyncio.timeout(self._limits.timeout_s):
+                async with asyncio.timeout_at(deadline):
                     await send(message)
             except TimeoutError:
                 raise Stalled(f"the client did not take its answer within {self._limits.timeout_s} s") from None

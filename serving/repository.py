@@ -9,7 +9,6 @@ hold it. Who may load and unload is checked before (`serving.access`).
 
 import asyncio
 import logging
-import re
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,11 +19,13 @@ from kserve.errors import InvalidInput, ModelNotFound
 from kserve.model_repository import ModelRepository
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
+from cyto_dl.bundle.format import NoBundleError
 from cyto_dl.errors import CytoDLError
+from cyto_dl.storage import NothingThereError
+from serving.identity import NAME
 
 logger = logging.getLogger(__name__)
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # one part of an address, and of a path
 # The name to serve it under (None: its own) and the address of a bundle -> its model, warmed up.
 Load = Callable[[str | None, str], Awaitable[Model]]
 
@@ -81,6 +82,8 @@ class Repository(ModelRepositoryExtension):
             except CytoDLError as error:
                 identity = uuid.uuid4().hex[:8]
                 logger.error("%s was not loaded (id %s): %s", model_name, identity, error)
+                if isinstance(error, (NoBundleError, NothingThereError)) and model_name not in self._addresses:
+                    raise ModelNotFound(model_name) from error
                 self._reasons[model_name] = f"not loaded (id {identity})"
                 raise Unloadable(
                     f"the bundle of '{model_name}' cannot be loaded (id {identity}); the server's log tells why"

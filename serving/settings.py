@@ -5,12 +5,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cyto_dl.errors import ConfigError
 from cyto_dl.processors import num_processors
+from serving.identity import check_name
 
 # With more than there are processors they only wait for each other; with one a small image would wait for a volume.
 RUNNING = max(2, min(4, num_processors()))
 
-_NAMED = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]{0,127})=)?(.+)")
+# As cyto_dl.bundle.engines lists them, which imports torch.
+ENGINES = ("torch", "torch-mixed", "onnxruntime", "openvino", "openvino-bf16", "auto")
+_NAMED = re.compile(r"(?:([^/=:]*)=)?(.+)")  # a path may have a "=" too, behind its first slash
+_ORIGIN = re.compile(r"https?://[^/]+|\*")
+_LARGEST_MESSAGE_MIB = 2047  # gRPC counts bytes in 32 bits
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,10 @@ def parse_arguments(arguments: Sequence[str] | None, description: str | None = N
     settings = Settings(**vars(parser.parse_args(arguments)))
     if settings.model_name and len(settings.bundle) > 1:
         parser.error("--model_name names one bundle; with several write --bundle NAME=PATH")
+    if settings.repository and not settings.admin_token_file:
+        parser.error("--repository needs --admin-token-file: who has one of its tokens loads and unloads models")
+    if settings.max_message_mib > _LARGEST_MESSAGE_MIB:
+        parser.error(f"--max-message-mib is {_LARGEST_MESSAGE_MIB} at most: gRPC takes no larger messages")
     return settings
 
 
@@ -75,17 +85,20 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
         metavar="[NAME=]PATH",
         help="an exported model: a folder or s3:// address, and its name in the addresses; may be repeated",
     )
-    group.add_argument("--model_name", metavar="NAME", help="name of the one bundle; by default the bundle's own")
+    group.add_argument(
+        "--model_name", type=_name, metavar="NAME", help="name of the one bundle; by default the bundle's own"
+    )
     group.add_argument(
         "--repository", metavar="PATH", help="folder or s3:// prefix whose bundles may be loaded over the network"
     )
-    engines = "torch (default), torch-mixed, onnxruntime, openvino, openvino-bf16, auto"
-    group.add_argument("--engine", default="torch", help=engines)
+    engines = f"{', '.join(ENGINES)} (default: torch)"
+    group.add_argument("--engine", default="torch", choices=ENGINES, metavar="ENGINE", help=engines)
     group.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     group.add_argument(
         "--allow-target",
         action="append",
         default=[],
+        type=_dotted,
         metavar="DOTTED.NAME",
         help="a class or function of your own that the bundles may use; may be repeated",
     )
@@ -131,6 +144,7 @@ def _add_access(group: argparse._ArgumentGroup) -> None:
         "--cors-origin",
         action="append",
         default=[],
+        type=_origin,
         metavar="ORIGIN",
         help="a page elsewhere that may ask from a browser, as https://viewer.example.org; may be repeated",
     )
@@ -146,22 +160,46 @@ def _add_observation(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--log-format", default="text", choices=["text", "json"], help="lines for people, or JSON")
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number") from None
+
+
 def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
+    if (number := _whole(text)) < 0:
         raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
     return number
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    if (number := _whole(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
     return number
+
+
+def _name(text: str) -> str:
+    try:
+        return check_name(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _named(text: str) -> tuple[str | None, str]:
     found = _NAMED.fullmatch(text)
     if found is None:
         raise argparse.ArgumentTypeError("it must be PATH or NAME=PATH")
-    return found[1], found[2]
+    return None if found[1] is None else _name(found[1]), found[2]
+
+
+def _dotted(text: str) -> str:
+    if "." not in text or not all(part.isidentifier() for part in text.split(".")):
+        raise argparse.ArgumentTypeError(f"'{text}' is no dotted name, as lab.postprocessing.watershed")
+    return text
+
+
+def _origin(text: str) -> str:
+    if not _ORIGIN.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no origin, as https://viewer.example.org")
+    return text

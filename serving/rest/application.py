@@ -25,8 +25,11 @@ from serving.telemetry.metrics import Metrics
 from serving.telemetry.observation import Listener, Observation, begin, end, observation, request_id
 
 _PREDICTION = re.compile(r"/(?:v1/models/(?P<v1>[^/]+):predict|v2/models/(?P<v2>[^/]+)/infer)")
-_ASKED_WITH = ["authorization", "content-type", "inference-header-content-length", "x-outputs", "x-request-id"]
-_ANSWERED_WITH = ["inference-header-content-length", "x-drift", "x-model-version", "x-request-id", "x-windows"]
+# What a page elsewhere may send and read, beyond what every page may.
+_ASKED_WITH = ["authorization", "content-type", "inference-header-content-length", "x-job-id", "x-outputs"]
+_ASKED_WITH += ["x-request-id"]
+_ANSWERED_WITH = ["inference-header-content-length", "location", "retry-after", "x-drift", "x-model-version"]
+_ANSWERED_WITH += ["x-request-id", "x-seconds", "x-waited-seconds", "x-windows"]
 
 
 class Observed:

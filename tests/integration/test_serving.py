@@ -193,14 +193,27 @@ def test_a_wrong_request_is_the_clients_fault(served, image):
     assert "raw" in response.json()["error"]
 
 
+def ask_over_rest(server, image, name):
+    answer = server.call("POST", f"/v1/models/{name}:predict", content=npy(image), headers={"X-Outputs": "gated"})
+    return answer.status_code == 200
+
+
+def ask_over_grpc(server, image, name):
+    asked = ModelInferRequest(model_name=name, raw_input_contents=[image[None].tobytes()])
+    asked.inputs.add(name="raw", datatype="UINT16", shape=image[None].shape)
+    asked.outputs.add(name="gated")
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        answer = GRPCInferenceServiceStub(channel).ModelInfer(asked, timeout=PATIENCE_S)
+    return [each.name for each in answer.outputs] == ["gated"]
+
+
 @contextmanager
-def prediction_under_way(server, gate, image, name):
-    """The future response to a prediction that stays unfinished until the gate's file `open` is there."""
+def prediction_under_way(server, gate, image, name, ask=ask_over_rest):
+    """Whether a prediction succeeds, in the future: it stays unfinished until the gate's file `open` is there."""
     (gate / "open").unlink()
     (gate / "entered").unlink(missing_ok=True)
-    headers = {"X-Outputs": "gated"}
     with ThreadPoolExecutor(1) as threads:
-        answer = threads.submit(server.call, "POST", f"/v1/models/{name}:predict", content=npy(image), headers=headers)
+        answer = threads.submit(ask, server, image, name)
         try:
             deadline = time.monotonic() + PATIENCE_S
             while not (gate / "entered").exists():
@@ -217,16 +230,17 @@ def test_liveness_and_readiness_answer_while_a_prediction_runs(served, image, ga
         assert server.call("GET", "/v2/health/live").status_code == 200
         assert server.call("GET", f"/v2/models/cells-{dims}/ready").status_code == 200
         assert not answer.done()
-    assert answer.result(PATIENCE_S).status_code == 200
+    assert answer.result(PATIENCE_S)
 
 
-def test_sigterm_lets_the_prediction_finish_and_exits_with_0(bundles, gate, tmp_path):
+@pytest.mark.parametrize("ask", [ask_over_rest, ask_over_grpc])
+def test_sigterm_lets_the_prediction_finish_and_exits_with_0(bundles, gate, tmp_path, ask):
     picture = np.ones((1, 20, 20), np.uint16)
     with started(bundles[2], tmp_path / "log", allow=ALLOWED, code=gate) as server:
         wait_until_ready(server, "cells-2")
-        with prediction_under_way(server, gate, picture, "cells-2") as answer:
+        with prediction_under_way(server, gate, picture, "cells-2", ask) as answer:
             server.process.send_signal(signal.SIGTERM)
-        assert answer.result(PATIENCE_S).status_code == 200
+        assert answer.result(PATIENCE_S)
         assert server.process.wait(PATIENCE_S) == 0
 
 

@@ -1,5 +1,6 @@
 """A server that reads from and writes to a real object store, and that is killed while it computes a job."""
 
+import signal
 import time
 from pathlib import Path
 
@@ -66,8 +67,11 @@ def test_an_image_in_a_bucket_is_predicted_into_a_bucket_and_no_other(bucket, tm
     assert names(bucket, "results/") == [f"a/{output['name']}.ome.tif"]
 
 
-@pytest.mark.parametrize("place", ["bucket", "folder"])  # the job that is posted has its result among the jobs
-def test_a_job_whose_server_is_killed_is_computed_by_the_next_one(bucket, tmp_path, arguments, place):
+# the job that is posted has its result among the jobs
+@pytest.mark.parametrize(
+    ("place", "ending"), [("bucket", signal.SIGKILL), ("folder", signal.SIGKILL), ("folder", signal.SIGTERM)]
+)
+def test_a_job_whose_server_ends_is_computed_by_the_next_one(bucket, tmp_path, arguments, place, ending):
     uri, content = put_image(bucket, tmp_path, 2)  # nine windows: some seconds
     output = {"bucket": f"s3://{bucket.name}/results/a", "folder": f"{tmp_path}/results/a"}[place]
     with started(f"first={BUNDLE}", tmp_path / "log", arguments=arguments) as server:
@@ -76,8 +80,8 @@ def test_a_job_whose_server_is_killed_is_computed_by_the_next_one(bucket, tmp_pa
         location = server.call("POST", JOBS, json=document).headers["location"]
         posted = server.call("POST", JOBS, content=content).headers["location"]  # this one waits
         begun = until(server, location, lambda job: job["progress"]["windows"] > 0)
-        server.process.kill()
-        server.process.wait(PATIENCE_S)
+        server.process.send_signal(ending)
+        assert server.process.wait(PATIENCE_S) == (0 if ending == signal.SIGTERM else -ending)
     assert begun["state"] == "running"
     assert visible(bucket, tmp_path) == []
     with started(f"first={BUNDLE}", tmp_path / "log2", arguments=arguments) as server:

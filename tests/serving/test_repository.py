@@ -10,6 +10,7 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2 import (
     RepositoryModelUnloadRequest,
 )
 
+from cyto_dl.bundle.format import NoBundleError
 from cyto_dl.errors import BundleError
 from serving.access import Access
 from serving.executor import Executor, Work
@@ -34,6 +35,8 @@ def operated():
     async def load(name, address):
         if address.endswith("damaged"):
             raise BundleError("weights at /secret are truncated")
+        if address.endswith("slip"):
+            raise NoBundleError("/models/slip is not a bundle")
         loaded.append(address)
         identity = Identity(f"{len(loaded)}" * 64)
         return BundleModel(name or "first", make_predictor(2), executor, identity=identity)
@@ -91,6 +94,14 @@ def test_the_index_lists_what_is_served_and_what_is_not_and_why(operated):
     assert listed["first"] == {"name": "first", "version": "1" * 12, "state": "READY", "reason": ""}
     assert (listed["second"]["state"], listed["second"]["reason"]) == ("UNAVAILABLE", "unloaded")
     assert (listed["damaged"]["state"], listed["damaged"]["reason"][:10]) == ("UNAVAILABLE", "not loaded")
+
+
+def test_a_slip_of_the_pen_is_not_found_and_leaves_nothing(operated):
+    answer = change(operated, "slip", "load")
+    assert answer.status_code == 404
+    assert "secret" not in answer.text and "/models" not in answer.text
+    listed = ask(operated, "POST", "/v2/repository/index").json()
+    assert [each["name"] for each in listed] == ["first"]
 
 
 def test_a_bundle_that_does_not_load_is_told_by_an_id_alone(operated, caplog):
