@@ -59,7 +59,7 @@ def add_page(app: FastAPI, dataplane: ImageDataPlane) -> None:
             raise ModelNotReady(model_name)
         body = await request.body()
         if not body.startswith(FILE_BEGINNINGS):
-            raise InvalidInput("the body is no image: TIFF, PNG, JPEG and .npy are")
+            raise InvalidInput("this is no image: TIFF, PNG, JPEG and .npy are")
         # where predictions are computed: it takes as much memory
         content = await model.executor.run(
             Work(model.limits.timeout_s), lambda: _npy(model.read(FileBody(body), {}).images[0].array)
@@ -74,6 +74,10 @@ def add_page(app: FastAPI, dataplane: ImageDataPlane) -> None:
 
 def _npy(array: np.ndarray) -> bytes:
     """A .npy file of numbers that a browser knows."""
+    if array.dtype == np.float16:
+        array = array.astype(np.float32)
+    elif array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+        array = array.astype(np.float64)
     file = io.BytesIO()
-    np.save(file, array.astype(np.float32) if array.dtype == np.float16 else array)
+    np.save(file, array)
     return file.getvalue()

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,11 +29,11 @@ class Listening:
 
 
 @contextmanager
-def listening(*dims, access=None, **settings):
-    """A server on loopback ports, with the models cells_2 and cells_3, or one of them."""
+def listening(*dims, access=None, changes=None, **settings):
+    """A server on loopback ports, with the models cells_2 and cells_3, or one of them; with changed predictors."""
     executor = Executor(max_running=1, max_waiting=2)
     server = BundleServer(executor, load=None, **({"access": access} if access else {}), **settings)
-    predictors = {f"cells_{each}": make_predictor(each) for each in dims}
+    predictors = {f"cells_{each}": dataclasses.replace(make_predictor(each), **(changes or {})) for each in dims}
     for name, predictor in predictors.items():
         server.register_model(BundleModel(name, predictor, executor))
     (port,) = free_ports(1)

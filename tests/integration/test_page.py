@@ -6,6 +6,7 @@ The command line with --endpoint is tested beside it, on the same servers. Start
 import base64
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from PIL import Image
 from cyto_dl import cli
 from cyto_dl.bundle import export_bundle
 from cyto_dl.data.image import read_image
+from cyto_dl.model.utils.postprocessing import identity, sigmoid_threshold
 from serving.access import Access
 from tests.bundle.tiny import checkpoint_of, experiment, write_images
 from tests.client.conftest import TOKEN, listening
 from tests.serving.process import ROOT, started, wait_until_ready
+from tests.serving.telemetry.test_drift import document_of, field
 
 pytestmark = pytest.mark.integration
 PATIENCE_MS = 60_000
@@ -174,6 +177,32 @@ def test_labels_are_coloured_where_they_are(opened, served, predicted):
     is_coloured = shown.max(axis=-1) != shown.min(axis=-1)
     np.testing.assert_array_equal(is_coloured, labels > 0)
     assert f"{labels.max()} objects" in page.locator("#note").inner_text()
+    assert page.locator("#drift").is_visible() is False  # it is an image as those of the training
+
+
+def test_an_image_unlike_those_of_the_training_is_said_to_be(opened, tmp_path):
+    np.save(tmp_path / "blank.npy", np.full((1, 64, 64), 400, np.int64))  # of 64 bits, which a browser has no array for
+    np.save(tmp_path / "usual.npy", field(2))
+    with listening(2, changes={"metadata": document_of([field(2)])}) as server:
+        page = opened(server.http)
+        page.locator("#card").wait_for()
+        for name, is_unusual in (("blank.npy", True), ("usual.npy", False)):
+            page.locator("#file").set_input_files(tmp_path / name)
+            page.get_by_text(f"{name}: 64").wait_for()
+            wait_for_outputs(page)
+            assert page.locator("#drift").is_visible() == is_unusual
+            if is_unusual:
+                assert "intensity=99.00 (above 1 is unusual)" in page.locator("#drift").inner_text()
+
+
+def test_classes_are_not_called_objects(opened, tmp_path):
+    np.save(tmp_path / "plane.npy", field(2))
+    with listening(2, changes={"postprocess": {"seg": sigmoid_threshold, "distance": identity}}) as server:
+        page = opened(server.http)
+        page.locator("#card").wait_for()
+        page.locator("#file").set_input_files(tmp_path / "plane.npy")
+        wait_for_outputs(page)
+        assert re.search(r"— [01] labels?$", page.locator("#note").inner_text())
 
 
 def test_a_stack_has_a_slider_that_the_keyboard_moves(opened, tmp_path):
@@ -205,7 +234,7 @@ def test_what_the_server_says_of_a_wrong_file_is_shown(opened):
         page.locator("#card").wait_for()
         drop(page, "notes.txt", b"these are no pixels")
         page.get_by_role("alert").wait_for()
-        assert "no image" in page.get_by_role("alert").inner_text()
+        assert page.get_by_role("alert").inner_text().startswith("notes.txt: this is no image")
         page.locator("#model").select_option("cells_3")
         page.get_by_text("Takes stacks").wait_for()
         drop(page, PICTURE.name, PICTURE.read_bytes())
@@ -217,6 +246,8 @@ def test_a_token_is_asked_for_only_where_the_server_wants_one(opened):
     with listening(2, access=Access((TOKEN,))) as server:
         page = opened(server.http)
         field = page.get_by_label("Token")
+        field.wait_for()
+        assert not page.get_by_role("alert").is_visible()  # nobody has done anything wrong yet
         field.fill("wrong")
         page.keyboard.press("Enter")
         page.get_by_text("this server needs a token").wait_for()
