@@ -85,7 +85,7 @@ def inference_service(
         "serviceAccountName": service_account,
         "minReplicas": 1,
         "maxReplicas": 3,
-        # One request is predicted and one waits; the next goes to another pod (docs/how-to/deploy.md).
+        # Two requests are predicted at a time; the next goes to another pod (docs/how-to/deploy.md).
         "scaleMetric": "concurrency",
         "scaleTarget": 1,
         "containerConcurrency": 2,
