@@ -82,12 +82,12 @@ def test_bases_name_no_namespace_no_secret_value_and_no_moving_image(path):
 
 def test_the_image_of_the_base_is_the_one_that_the_steps_run_in():
     assert runtime_container()["image"] == DEFAULT_IMAGE
-    options = parse_arguments(started_with())
+
 
 def test_the_server_takes_the_arguments_of_the_runtime():
     container = runtime_container()
     assert container["command"] == ["python", "-m", "serving"]
-    options = parse_arguments([argument.replace("{{.Name}}", "nuclei") for argument in container["args"]])
+    options = parse_arguments(started_with())
     assert (options.bundle, options.model_name) == ([(None, "/mnt/models")], "nuclei")
     assert [port["containerPort"] for port in container["ports"]] == [options.http_port]
 
