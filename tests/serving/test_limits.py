@@ -15,8 +15,9 @@ import uvicorn
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
 from cyto_dl.inference import SlidingWindow
+from serving.errors import Stalled
 from serving.executor import Executor
-from serving.limits import Limits
+from serving.limits import MIB, BodyLimit, Buffered, Limits
 from serving.model import BundleModel
 from serving.rest.http_protocol import BoundedHead
 from serving.server import BundleServer
@@ -250,3 +251,23 @@ def test_an_answer_that_is_not_taken_gives_its_memory_back(limited):
 
     asyncio.run(server.app(scope, receive, send))
     assert server.buffered.num_bytes == 0
+
+
+def test_the_time_for_an_answer_is_that_of_all_its_parts():
+    """A client that takes each part just in time could keep an answer's memory for hours."""
+    body, taken = bytes(8 * MIB), []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    async def send(message):
+        await asyncio.sleep(0.1)
+        taken.append(message)
+
+    buffered = Buffered(100 * MIB)
+    limit = BodyLimit(app, Limits(timeout_s=0.5), buffered)
+    with pytest.raises(Stalled, match="did not take its answer"):
+        asyncio.run(limit({"type": "http", "headers": []}, None, send))
+    assert 1 < len(taken) < 9  # the head and some of the eight parts
+    assert buffered.num_bytes == 0
