@@ -2,14 +2,17 @@
 
 import asyncio
 import logging
+from pathlib import Path
 
 import torch
 from kserve import ModelRepository
 
 from cyto_dl.bundle import load_bundle
 from cyto_dl.bundle.engines import engine_of
+from cyto_dl.bundle.format import DOCUMENT, is_bundle
 from cyto_dl.inference import Predictor
 from cyto_dl.processors import num_processors
+from cyto_dl.storage import NothingThereError, is_remote
 from serving.access import Access, read_tokens
 from serving.executor import Executor
 from serving.identity import Identity, check_name, identify
@@ -73,6 +76,8 @@ def build_server(settings: Settings) -> BundleServer:
 
 
 def _read(address: str, settings: Settings) -> tuple[Predictor, Identity]:
+    if not is_remote(address) and not is_bundle(Path(address)):
+        raise NothingThereError(f"{address} is not a bundle: it has no {DOCUMENT}.")
     engine, device = settings.engine, settings.device
     predictor = load_bundle(address, allow=settings.allow_target, engine=engine, device=device)
     return predictor, identify(address, engine=engine_of(predictor.network), device=device)  # what "auto" is

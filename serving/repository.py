@@ -19,7 +19,6 @@ from kserve.errors import InvalidInput, ModelNotFound
 from kserve.model_repository import ModelRepository
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
-from cyto_dl.bundle.format import NoBundleError
 from cyto_dl.errors import CytoDLError
 from cyto_dl.storage import NothingThereError
 from serving.identity import NAME
@@ -82,7 +81,7 @@ class Repository(ModelRepositoryExtension):
             except CytoDLError as error:
                 identity = uuid.uuid4().hex[:8]
                 logger.error("%s was not loaded (id %s): %s", model_name, identity, error)
-                if isinstance(error, (NoBundleError, NothingThereError)) and model_name not in self._addresses:
+                if isinstance(error, NothingThereError) and model_name not in self._addresses:
                     raise ModelNotFound(model_name) from error
                 self._reasons[model_name] = f"not loaded (id {identity})"
                 raise Unloadable(

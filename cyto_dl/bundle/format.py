@@ -47,10 +47,6 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-class NoBundleError(BundleError):
-    """A folder holds no bundle, not even a damaged one."""
-
-
 def is_bundle(folder: Path) -> bool:
     """Whether a folder holds a bundle, whole or damaged."""
     return (folder / DOCUMENT).is_file()
@@ -60,12 +56,11 @@ def read_document(folder: Path) -> dict[str, Any]:
     """The bundle's document, of a format that this version understands and with every part that loading needs.
 
     Raises:
-        NoBundleError: `folder` is not a bundle.
-        BundleError: bundle.yaml is damaged, or its format is newer than this program.
+        BundleError: `folder` is not a bundle, bundle.yaml is damaged, or its format is newer than this program.
     """
     path = folder / DOCUMENT
     if not is_bundle(folder):
-        raise NoBundleError(
+        raise BundleError(
             f"{folder} is not a bundle: it has no {DOCUMENT}. "
             "A bundle is the folder that `cyto-dl export CHECKPOINT --output FOLDER` writes."
         )

@@ -131,6 +131,8 @@ def test_two_bundles_answer_alike_and_a_third_comes_and_goes(operated):
         assert operated.call("POST", route, headers=bearer(ADMIN)).status_code == 200
         answer = operated.call("POST", "/v1/models/third:predict", content=body, headers=headers)
         assert answer.status_code == status
+    slip = operated.call("POST", "/v2/repository/models/thrid/load", headers=bearer(ADMIN))
+    assert slip.status_code == 404, slip.text
 
 
 def test_the_log_is_json_with_one_line_a_request_and_no_token(operated):

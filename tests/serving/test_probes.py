@@ -19,7 +19,7 @@ def test_the_server_answers_the_probes_of_the_serving_runtime(send, probe):
 
 def test_the_server_understands_the_serving_runtimes_arguments():
     (container,) = yaml.safe_load(RUNTIME.read_text())["spec"]["containers"]
-    settings = parse_arguments(container["args"])
+    settings = parse_arguments([word.replace("{{.Name}}", "nuclei") for word in container["args"]])
     assert settings.bundle == [(None, "/mnt/models")]
     assert settings.log_format == "json"
 
@@ -27,7 +27,7 @@ def test_the_server_understands_the_serving_runtimes_arguments():
 def test_the_largest_load_that_is_allowed_fits_into_the_memory_of_the_serving_runtime():
     spec = yaml.safe_load(RUNTIME.read_text())["spec"]
     (container,) = spec["containers"]
-    settings = parse_arguments(container["args"])
+    settings = parse_arguments([word.replace("{{.Name}}", "nuclei") for word in container["args"]])
     per_voxel = 16 + 12 * 3 + 64  # bytes; the sum in docs/how-to/serve.md, for an object head and one more channel
     request = 0.2 * GIB + settings.max_voxels * per_voxel
     json = settings.max_body_mib * MIB * 21  # empty lists, the largest that JSON becomes before it is looked at

@@ -10,8 +10,8 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2 import (
     RepositoryModelUnloadRequest,
 )
 
-from cyto_dl.bundle.format import NoBundleError
 from cyto_dl.errors import BundleError
+from cyto_dl.storage import NothingThereError
 from serving.access import Access
 from serving.executor import Executor, Work
 from serving.identity import Identity
@@ -36,7 +36,7 @@ def operated():
         if address.endswith("damaged"):
             raise BundleError("weights at /secret are truncated")
         if address.endswith("slip"):
-            raise NoBundleError("/models/slip is not a bundle")
+            raise NothingThereError("/models/slip is not a bundle")
         loaded.append(address)
         identity = Identity(f"{len(loaded)}" * 64)
         return BundleModel(name or "first", make_predictor(2), executor, identity=identity)
