@@ -37,7 +37,9 @@ Result = TypeVar("Result")
 def stand_back() -> None:
     """Let the event loop go first where processors are scarce: it has little to do, and liveness waits for it."""
     if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        thread = threading.get_native_id()
+        # a server that was started with a lower priority may not raise it
+        os.setpriority(os.PRIO_PROCESS, thread, max(10, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 @dataclass(eq=False)

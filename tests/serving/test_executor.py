@@ -1,7 +1,10 @@
 import asyncio
 import dataclasses
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from serving.errors import Busy, Gone, TooSlow
 from serving.executor import Device, Executor, SharedNetwork, Work
 from tests.serving.conftest import make_predictor
 
+ROOT = Path(__file__).parents[2]
 PATIENCE_S = 20  # after which a test that hangs fails instead
 
 
@@ -198,3 +202,18 @@ def test_a_caller_that_goes_away_stops_its_work_and_keeps_its_place_until_then()
             await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(talk(), PATIENCE_S))
+
+
+@pytest.mark.parametrize("given", [0, 12])
+def test_a_thread_that_computes_lowers_its_priority_and_never_raises_it(given):
+    """Only root may raise it: the server of a container that was started with a lower one could not compute."""
+    code = (
+        f"import asyncio, os, threading\nos.nice({given})\nfrom serving.executor import Executor, Work\n"
+        "executor, work = Executor(max_running=1, max_waiting=1), Work(60)\n"
+        "niceness = lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())\n"
+        "print(asyncio.run(executor.run(work, niceness)), niceness())\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    computing, others = map(int, ended.stdout.split())
+    assert computing == max(10, others)
+    assert others >= given
