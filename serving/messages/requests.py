@@ -136,6 +136,11 @@ def _from_buffer(tensor: InferInput) -> np.ndarray:
         raise InvalidInput(
             f"{tensor.name}: shape {tensor.shape} needs {math.prod(tensor.shape)} {tensor.datatype} values: {error}"
         ) from error
+    except TypeError as error:  # numpy's, of a list that is None
+        raise InvalidInput(
+            f"{tensor.name}: shape {tensor.shape} needs {math.prod(tensor.shape)} {tensor.datatype} values, and none came: "
+            "send data, or bytes and their binary_data_size"
+        ) from error
 
 
 def _from_list(values: Any, tensor: InferInput) -> np.ndarray:
