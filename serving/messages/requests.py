@@ -138,8 +138,8 @@ def _from_buffer(tensor: InferInput) -> np.ndarray:
         ) from error
     except TypeError as error:  # numpy's, of a list that is None
         raise InvalidInput(
-            f"{tensor.name}: shape {tensor.shape} needs {math.prod(tensor.shape)} {tensor.datatype} values, and none came"
-            ": send data, or bytes and their binary_data_size"
+            f"{tensor.name}: shape {tensor.shape} needs {math.prod(tensor.shape)} {tensor.datatype} values, and none "
+            "came: send data, or bytes and their binary_data_size"
         ) from error
 
 
