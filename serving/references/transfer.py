@@ -26,7 +26,7 @@ from cyto_dl.inference.batch import spacing_of
 from cyto_dl.storage import NothingThereError, identity, is_remote, localized, upload
 from serving.errors import TooLarge
 from serving.limits import Limits
-from serving.messages.files import read_file
+from serving.messages.files import FILE_BEGINNINGS, read_file
 from serving.messages.parameters import Asked, read_asked
 from serving.messages.requests import choose_heads
 from serving.references.addresses import Addresses
@@ -105,6 +105,8 @@ def read_image_at(address: str, asked: Asked, *, predictor: Predictor, limits: L
             content = path.read_bytes()
     except (NothingThereError, FileNotFoundError) as error:  # removed meanwhile
         raise _nothing_there() from error
+    if not content.startswith(FILE_BEGINNINGS):
+        raise InvalidInput("image_uri: the file is no image: TIFF, PNG, JPEG, .npy and OME-Zarr are")
     return read_file(content, asked, predictor=predictor, limits=limits, name="image_uri")
 
 
