@@ -91,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loop = uvicorn.Config(server.app, log_config=None).get_loop_factory()  # uvloop, where there is one
         with asyncio.Runner(loop_factory=loop) as runner:
             runner.run(_serve(server, settings))
+        server.executor.device.close()
     except CytoDLError as error:
         if settings.log_format == "json":
             logger.error("%s", error)

@@ -117,11 +117,26 @@ class Device:
     def __init__(self) -> None:
         self._waiting: deque[_Batch] = deque()
         self._changed = threading.Condition()
-        threading.Thread(target=self._run, name="device", daemon=True).start()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Compute what waits, and end the thread: one that is inside torch while Python ends aborts the process."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join()
 
     def compute(self, batch: _Batch) -> tuple[Mapping[str, Tensor], float]:
-        """The logits of a batch, and the seconds that they took; waits for its turn."""
+        """The logits of a batch, and the seconds that they took; waits for its turn.
+
+        Raises:
+            Gone: It was closed.
+        """
         with self._changed:
+            if self._is_closed:
+                raise Gone("the server ends")
             self._waiting.append(batch)
             self._changed.notify()
         return batch.logits.result()
@@ -130,7 +145,9 @@ class Device:
         stand_back()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting)
+                self._changed.wait_for(lambda: self._waiting or self._is_closed)
+                if not self._waiting:
+                    return
                 batches = self._take()
             self._compute_together(batches)
 

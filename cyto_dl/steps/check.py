@@ -120,16 +120,20 @@ def _check_gain(minimal_gain: float) -> None:
 
 
 def _check_metric(parameter: str, metric: str, split: str, heads: dict[str, Any], *, of_images: bool) -> None:
-    """Refuse a metric that the model will not have; `of_images`: that single images do not have."""
+    """Refuse a metric that the model will not have.
+
+    `of_images`: or that single images do not have, or of which it is not known whether more is better.
+    """
     head, _, name = metric.removeprefix(f"{split}/").partition("/")
     if head not in heads:
         raise ConfigError(
             f"{parameter} is '{metric}'; write {split}/<head>/<metric> with one of the experiment's heads "
             f"({', '.join(heads)}), e.g. {split}/{next(iter(heads))}/dice, or leave it empty for the first metric."
         )
-    known = _metrics(head, heads[head])
+    metrics = _metrics(head, heads[head])
+    known = list(metrics)
     if of_images:
-        known = [each for each in known if not each.endswith("_pooled")]
+        known = [each for each in metrics if metrics[each] is not None and not each.endswith("_pooled")]
     # a metric of several classes has one for each, e.g. dice_1
     if not any(name == each or name.startswith(f"{each}_") for each in known) or (
         of_images and name.endswith("_pooled")
@@ -138,14 +142,14 @@ def _check_metric(parameter: str, metric: str, split: str, heads: dict[str, Any]
         raise ConfigError(f"{parameter} is '{metric}'; choose one of {choices}, or leave it empty for the first.")
 
 
-def _metrics(head: str, node: dict[str, Any]) -> list[str]:
-    """The metrics of a head of which it is known whether more is better."""
+def _metrics(head: str, node: dict[str, Any]) -> dict[str, bool | None]:
+    """The metrics of a head, and whether more of each is better; None where nobody says."""
     from cyto_dl.config import instantiate
     from cyto_dl.model.tasks import build_tasks
 
     parts = {part: instantiate(each, f"model.task_heads.{head}.{part}") for part, each in node.items()}
     metrics = build_tasks({head: parts})[head].metrics
-    return [name for name, metric in metrics.items() if metric.higher_is_better is not None]
+    return {name: metric.higher_is_better for name, metric in metrics.items()}
 
 
 def _check_manifest(manifest: str, split: str, config: dict[str, Any], *, targets_are_made: bool) -> None:

@@ -217,3 +217,12 @@ def test_a_thread_that_computes_lowers_its_priority_and_never_raises_it(given):
     computing, others = map(int, ended.stdout.split())
     assert computing == max(10, others)
     assert others >= given
+
+
+def test_a_device_that_is_closed_has_computed_what_waited_and_takes_no_more():
+    device, predictor = Device(), make_predictor(2)
+    network = SharedNetwork(predictor.network, "cells", 4, device, Work(60), tuple(predictor.network.heads))
+    assert set(network(torch.zeros(1, 1, 16, 16))) == {"seg", "distance"}
+    device.close()
+    with pytest.raises(Gone, match="the server ends"):
+        network(torch.zeros(1, 1, 16, 16))

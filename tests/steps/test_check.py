@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from cyto_dl.config import compose_experiment, experiments
 from cyto_dl.errors import ConfigError, StorageError
 from cyto_dl.steps import check_step, check_sweep_step
 
@@ -54,6 +55,25 @@ def test_what_can_work_passes(registry, table, metric, spatial_dims):
         Path(frozen).with_name(name).touch()
     asked = {"model_name": "nuclei", "comparison_metric": metric, "comparison_manifest": frozen}
     check(spatial_dims=spatial_dims, **asked, minimal_gain=0.01, deploy_target="imaging/nuclei")
+
+
+UNDIRECTED = "+model.task_heads.seg.metrics={own: {_target_: torchmetrics.MeanMetric}}"
+
+
+def test_a_metric_of_ones_own_decides_where_it_is_said_or_asked_which_way():
+    check_sweep([UNDIRECTED], metric="valid/seg/own", mode="min")
+    with pytest.raises(ConfigError, match="comparison_metric is 'test/seg/own'"):
+        check(overrides=[UNDIRECTED], comparison_metric="test/seg/own")
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_shipped_experiment_can_be_compared(name):
+    dims = 3 if name.endswith("projection") else 2
+    config = compose_experiment([f"experiment={name}", f"spatial_dims={dims}", "data.path=m.csv"], output_dir=".")
+    head = next(iter(config["model"]["task_heads"]))
+    targets = ["nuclei"] if "target_col" in config else []  # some name several themselves
+    with pytest.raises(ConfigError, match=f"test/{head}/nothing'; choose one of test/{head}/"):
+        check(name, spatial_dims=dims, target_cols=targets, comparison_metric=f"test/{head}/nothing")
 
 
 def test_an_experiment_that_makes_its_own_targets_needs_no_column_for_them(table):
