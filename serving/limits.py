@@ -125,7 +125,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        length = Headers(scope=scope).get("content-length", "")
+        length = Headers(scope=scope).get("content-length", "").lstrip("0")  # int() takes no thousands of digits
         if length.isdigit() and int(length) > self._limits.body_bytes:
             await refuse(self._too_large(int(length)), scope, receive, send)
             return

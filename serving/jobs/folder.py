@@ -7,6 +7,7 @@ JOBS/<id>/job.json             what is asked, and how far it is; replaced as a w
 A job exists once its job.json does: that is written after the input, and before the client hears of the job.
 """
 
+import hashlib
 import json
 import logging
 import re
@@ -46,6 +47,7 @@ class Job:
         seconds: That the last start took.
         error: Why it failed.
         request_id: Of the request that brought it.
+        content_sha256: Of the file that was posted; "" where there was none.
     """
 
     id: str
@@ -60,15 +62,23 @@ class Job:
     seconds: float = 0.0
     error: str = ""
     request_id: str = ""
+    content_sha256: str = ""
 
     def at(self, state: str, **changes: Any) -> "Job":
         """The job in another state."""
         return replace(self, state=state, changed=time.time(), **changes)
 
 
-def new_job(model: str, document: Mapping[str, Any], identity: str | None = None, request_id: str = "") -> Job:
+def new_job(
+    model: str,
+    document: Mapping[str, Any],
+    identity: str | None = None,
+    request_id: str = "",
+    content: bytes | None = None,
+) -> Job:
     """A job that waits; its id may be the client's."""
-    return Job(identity or uuid.uuid4().hex, model, document, request_id=request_id)
+    digest = "" if content is None else hashlib.sha256(content).hexdigest()
+    return Job(identity or uuid.uuid4().hex, model, document, request_id=request_id, content_sha256=digest)
 
 
 class JobFolder:

@@ -152,15 +152,16 @@ class JobQueue:
             Busy: There are as many jobs as may wait.
         """
         read_task(document, model, self._limits, self._addresses)
+        # a large file takes a tenth of a second, which nobody else should wait for
+        job = await asyncio.to_thread(new_job, model.name, document, identity, observation().id, content)
         self.check_room(identity)
-        job = new_job(model.name, document, identity, observation().id)
         if job.id not in self._jobs:
             if job.id not in self._coming:
                 self._coming[job.id] = asyncio.create_task(self._add(job, content))
             # a client that goes away does not take back its job, for which it may ask again
             await asyncio.shield(self._coming[job.id])
         found = self._jobs.get(job.id, job)
-        if (found.model, found.document) != (job.model, job.document):
+        if _question(found) != _question(job):
             raise InvalidInput("X-Job-Id: there is a job of this id that asks for something else; draw another")
         return found
 
@@ -324,6 +325,10 @@ def _observe(job: Job, work: Work | None = None) -> Observation:
     observed = Observation(job.request_id or job.id, f"job {job.id}", JOB, job.model, work=work)
     observed.begun -= max(0.0, time.time() - job.created)  # the clock may have been put back
     return observed
+
+
+def _question(job: Job) -> tuple[object, ...]:
+    return job.model, job.document, job.content_sha256
 
 
 def _progress(work: Work) -> dict[str, Any]:

@@ -111,6 +111,8 @@ def read_image_at(address: str, asked: Asked, *, predictor: Predictor, limits: L
 
 
 def _read_zarr(address: str, asked: Asked, *, predictor: Predictor, limits: Limits) -> Image:
+    if not is_remote(address) and any(path.is_symlink() for path in Path(address).rglob("*")):
+        raise InvalidInput("image_uri: the OME-Zarr has links inside, which may lead out of what is allowed")
     try:
         limits.check_voxels(describe_image(address, **predictor.input.load).shape, name="image_uri")
         image = predictor.read(address)

@@ -15,13 +15,15 @@ def test_a_job_of_an_id_that_is_here_already_is_not_taken_again(serve, image):
             asked = [client.post(JOBS, content=content, headers={"X-Job-Id": identity}) for _ in range(3)]
             answers = await asyncio.gather(*asked)
             other = await client.post(JOBS, content=content, headers={"X-Job-Id": identity, "X-Outputs": "seg"})
+            image_of_another = npy(image(2) + 1)
+            another = await client.post(JOBS, content=image_of_another, headers={"X-Job-Id": identity})
             forged = await client.post(JOBS, content=content, headers={"X-Job-Id": "../x"})
-            return answers, other, forged, (await client.get(JOBS)).json()["jobs"]
+            return answers, (other, another), forged, (await client.get(JOBS)).json()["jobs"]
 
     answers, other, forged, listed = asyncio.run(talk())
     assert {(answer.status_code, answer.json()["id"]) for answer in answers} == {(202, identity)}
     assert [each["id"] for each in listed] == [identity]
-    for refused in (other, forged):
+    for refused in (*other, forged):
         assert (refused.status_code, "X-Job-Id" in refused.json()["error"]) == (400, True)
 
 

@@ -112,6 +112,7 @@ def test_an_ome_zarr_is_refused_by_its_metadata_before_its_chunks_are_read(execu
         ({"image_uri": "{}/in/a.tif", "outputs": ["no"]}, 400, "outputs"),
         ({"image_uri": "{}/in/a.tif", "parameters": {"overlap": 7}}, 400, "overlap"),
         ({"image_uri": "{}/in/damaged.tif"}, 400, "image_uri"),
+        ({"image_uri": "{}/in/linked.zarr"}, 400, "image_uri: the OME-Zarr has links inside"),
         ({"image_uri": "{}/in/notes.tif"}, 400, "image_uri: the file is no image"),
         ({"image_uri": "{}/in/a.tif", "output_uri": 3}, 400, "output_uri"),
         ({"image_uri": "{}/in/a.tif", "format": "jpg"}, 400, "format"),
@@ -126,6 +127,8 @@ def test_an_ome_zarr_is_refused_by_its_metadata_before_its_chunks_are_read(execu
 def test_a_wrong_reference_is_answered_with_its_key_and_no_path(referring, folder, image, document, status, named):
     write_image(folder / "in/a.tif", image(2))
     (folder / "in/empty.zarr").mkdir()
+    (folder / "in/linked.zarr").mkdir()
+    (folder / "in/linked.zarr/0").symlink_to(folder)
     (folder / "in/notes.tif").write_text("no pixels")
     (folder / "in/damaged.tif").write_bytes((folder / "in/a.tif").read_bytes()[:300])
     document = {key: each.format(folder) if isinstance(each, str) else each for key, each in document.items()}
