@@ -77,6 +77,8 @@ class FileInMemory(io.BytesIO):
     def __str__(self) -> str:
         return self.name
 
+    __repr__ = __str__  # what Pillow's messages say of a file: they must not tell a memory address
+
     def check_size(self, shape: Iterable[int]) -> None:
         """Refuse what is too large, by what its header says.
 

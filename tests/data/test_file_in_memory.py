@@ -132,3 +132,13 @@ def test_a_file_that_is_cut_off_is_refused_under_its_name_and_without_a_path(nam
 def test_bytes_of_another_kind_have_no_reader():
     with pytest.raises(ImageError, match="no reader"):
         read_image(in_memory(b"GIF89a"), spatial_dims=2)
+
+
+def test_a_damaged_png_is_refused_without_an_address_in_memory():
+    file = io.BytesIO()
+    Picture.fromarray(PLANE.astype(np.uint8)).save(file, "PNG")
+    content = bytearray(file.getvalue())
+    content[20] ^= 1  # of the header, whose checksum is then wrong
+    with pytest.raises(ImageError) as error:
+        read_image(in_memory(bytes(content)), spatial_dims=2)
+    assert "0x" not in str(error.value)
